@@ -1,0 +1,1 @@
+"""gramserve: the system that hospital microbiology laboratories run their Gram-stain AI on."""

@@ -1,0 +1,105 @@
+"""Prometheus metrics: the one list of all of them, and the port that shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One metric: kind is counter, gauge or histogram (seconds); labels take values from closed sets only."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+SPECS = (
+    Spec("rpc_requests", "counter", "RPCs answered, by method and gRPC status code.", ("method", "code")),
+    Spec("rpc_seconds", "histogram", "Time to answer an RPC; streams until their end.", ("method",)),
+    Spec("slides_accepted", "counter", "Slides durably accepted by this gateway.", ("priority",)),
+    Spec("slides_finished", "counter", "Slides completed by this worker, by state and reason.", ("state", "reason")),
+    Spec("slide_stage_seconds", "histogram", "Time of a slide in a stage: queue, run, infer, store.", ("stage",)),
+    Spec("tiles", "counter", "Tiles read by this worker."),
+    Spec("slide_retries", "counter", "Attempts that failed and were queued again, by reason.", ("reason",)),
+    Spec("slides_quarantined", "counter", "Slides given up after crashing their process three times."),
+    Spec("fenced", "counter", "Transitions refused because the lease was no longer held.", ("transition",)),
+    Spec("leases", "gauge", "Slides leased by this worker now."),
+    Spec("children", "gauge", "Child processes of this worker that are ready."),
+    Spec("child_restarts", "counter", "Child processes that died and were replaced."),
+    Spec("models_loaded", "gauge", "Model versions loaded by this worker."),
+    Spec(
+        "model_load_failures", "counter", "Model versions that could not be loaded or verified, by reason.", ("reason",)
+    ),
+    Spec(
+        "queue_depth", "gauge", "Slides in the queue by place: ready_stat, ready_routine, leased, delayed.", ("place",)
+    ),
+    Spec("queue_oldest_seconds", "gauge", "Age of the slide that waits longest."),
+    Spec("queue_contact", "gauge", "1 while Redis answers, else 0."),
+    Spec("reconcile_repairs", "counter", "Slides put back into the queue by the reconciler, by cause.", ("cause",)),
+    Spec("batches_finished", "counter", "Batches brought into a terminal state by this gateway.", ("state",)),
+    Spec("upload_bytes", "counter", "Bytes received in uploads."),
+    Spec("optimizations_finished", "counter", "Optimizations that ended, by state.", ("state",)),
+    Spec("optimization_stage_seconds", "histogram", "Time of an optimization in a stage.", ("stage",)),
+)
+
+
+class Metrics:
+    """The metrics of one process, each under `gramserve_<name>`; also its CPU, memory and garbage collections."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._histograms: dict[str, Histogram] = {}
+        self._servers: list[WSGIServer] = []
+        for spec in SPECS:
+            name = f"gramserve_{spec.name}"
+            if spec.kind == "counter":
+                self._counters[spec.name] = Counter(name, spec.help, spec.labels, registry=self.registry)
+            elif spec.kind == "gauge":
+                self._gauges[spec.name] = Gauge(name, spec.help, spec.labels, registry=self.registry)
+            else:
+                self._histograms[spec.name] = Histogram(
+                    name, spec.help, spec.labels, registry=self.registry, buckets=_SECONDS
+                )
+
+    def count(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Add `amount` to a counter of SPECS."""
+        counter = self._counters[name]
+        (counter.labels(**labels) if labels else counter).inc(amount)
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge of SPECS."""
+        gauge = self._gauges[name]
+        (gauge.labels(**labels) if labels else gauge).set(value)
+
+    def observe(self, name: str, seconds: float, **labels: str) -> None:
+        """Observe a duration in a histogram of SPECS."""
+        histogram = self._histograms[name]
+        (histogram.labels(**labels) if labels else histogram).observe(seconds)
+
+    def serve(self, host: str, port: int) -> int:
+        """Show the metrics at http://host:port/metrics from a thread; port 0 takes a free one. Returns the port."""
+        server, _thread = start_http_server(port, addr=host, registry=self.registry)
+        self._servers.append(server)
+        return int(server.server_port)
+
+    def close(self) -> None:
+        """Stop showing the metrics."""
+        while self._servers:
+            server = self._servers.pop()
+            server.shutdown()
+            server.server_close()

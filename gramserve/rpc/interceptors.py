@@ -1,0 +1,118 @@
+"""What happens around every RPC of every service: typed errors out, size checked, counted, logged."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+from grpc_status import rpc_status
+
+from gramserve import log
+from gramserve.errors import GramserveError, InvalidInput, Reason
+from gramserve.metrics import Metrics
+from gramserve.rpc.options import MAX_MESSAGE_BYTES
+from gramserve.rpc.status import to_status
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
+
+
+class ErrorsAndMetrics(grpc.aio.ServerInterceptor):
+    """Turns domain errors into statuses with details and unknown ones into INTERNAL; counts and times each RPC."""
+
+    def __init__(self, metrics: Metrics, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self._metrics = metrics
+        self._max_message_bytes = max_message_bytes
+        self._log = log.get()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Wrap the handler of one RPC, whichever of the four kinds it is."""
+        handler = await continuation(handler_call_details)
+        if handler is None:  # an unknown method: grpc answers UNIMPLEMENTED
+            return None
+        method = handler_call_details.method
+        if method.startswith(("/grpc.health.", "/grpc.reflection.")):
+            return handler
+        if handler.response_streaming:
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            behaviour: Any = self._stream(method, handler.stream_stream or handler.unary_stream)
+        else:
+            make = (
+                grpc.stream_unary_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_unary_rpc_method_handler
+            )
+            behaviour = self._unary(method, handler.stream_unary or handler.unary_unary)
+        wrapped: Handler = make(
+            behaviour,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        return wrapped
+
+    def _unary(self, method: str, behaviour: Any) -> Any:
+        async def answer(request: Any, context: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                self._check_size(request)
+                response = await behaviour(request, context)
+            except BaseException as error:
+                await self._refuse(method, context, error, started)
+            self._count(method, "OK", started)
+            return response
+
+        return answer
+
+    def _stream(self, method: str, behaviour: Any) -> Any:
+        async def answer(request: Any, context: Any) -> AsyncIterator[Any]:
+            started = time.perf_counter()
+            try:
+                self._check_size(request)
+                async for response in behaviour(request, context):
+                    yield response
+            except GeneratorExit:
+                self._count(method, "CANCELLED", started)
+                raise
+            except BaseException as error:
+                await self._refuse(method, context, error, started)
+            self._count(method, "OK", started)
+
+        return answer
+
+    def _check_size(self, request: Any) -> None:
+        if isinstance(request, Message) and (size := request.ByteSize()) > self._max_message_bytes:
+            raise InvalidInput(
+                Reason.MESSAGE_TOO_LARGE,
+                f"the message has {size} bytes, {self._max_message_bytes} are allowed; upload images instead of "
+                "sending them inline, or split the batch",
+            )
+
+    def _count(self, method: str, code: str, started: float) -> None:
+        self._metrics.count("rpc_requests", method=method, code=code)
+        self._metrics.observe("rpc_seconds", time.perf_counter() - started, method=method)
+
+    async def _refuse(self, method: str, context: Any, error: BaseException, started: float) -> NoReturn:
+        if isinstance(error, asyncio.CancelledError | grpc.aio.AbortError):
+            self._count(method, "CANCELLED", started)
+            raise error
+        if not isinstance(error, Exception):
+            raise error
+        if not isinstance(error, GramserveError):
+            self._log.error("rpc failed unexpectedly", method=method, error=log.describe(error))
+            error = GramserveError(Reason.INTERNAL, "a fault in gramserve; the log of the service says where")
+        status = rpc_status.to_status(to_status(error))
+        self._count(method, status.code.name, started)
+        await context.abort_with_status(status)
+        raise AssertionError("abort_with_status always raises")
