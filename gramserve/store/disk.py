@@ -1,0 +1,194 @@
+"""Files that are on disk, under their name and whole, when a write returns.
+
+Data goes to a hidden file in the same folder, is fsynced, gets its name by link or rename, and then the folder is
+fsynced. A process that dies in between leaves a hidden file, which nothing reads. Everything here blocks.
+"""
+# Names are strings: a Path costs more than the system call it stands for.
+# ruff: noqa: PTH102, PTH105, PTH108, PTH110, PTH112, PTH116, PTH120, PTH123
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+_KNOWN_FOLDERS = 10_000
+# Slides are patients' data: nothing for others on the machine.
+_FILE_MODE, _FOLDER_MODE = 0o640, 0o750
+
+
+def random_token() -> str:
+    """16 random hex digits."""
+    return secrets.token_hex(8)
+
+
+class DurableFiles:
+    """Writes files below `root` for any number of threads and processes; raises OSError.
+
+    `token` makes the names of unfinished files unique among all processes that share the folder.
+    """
+
+    def __init__(self, root: str, token: Callable[[], str]) -> None:
+        self._root = root
+        self._token = token
+        self._folders: set[str] = set()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes or replaces the file."""
+        with self._unfinished(name, data) as unfinished:
+            os.replace(unfinished, name)
+        sync_folder(os.path.dirname(name))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes the file unless there is one; it is on disk in both cases."""
+        created = not os.path.exists(name)
+        if created:
+            with self._unfinished(name, data) as unfinished:
+                try:
+                    os.link(unfinished, name)
+                except FileExistsError:
+                    created = False
+        # Also for the file of somebody else: it has its name, but perhaps not yet on disk.
+        sync_folder(os.path.dirname(name))
+        return created
+
+    def replace(self, name: str, data: bytes, digest: str) -> bool:
+        """Replaces the file while the SHA-256 of its content is `digest`; False when it is not."""
+        with _locked(name):
+            if hashlib.sha256(read(name)).hexdigest() != digest:
+                return False
+            self.write(name, data)
+            return True
+
+    def start(self, name: str) -> str:
+        """Makes an empty hidden file for `name`, to `append` to and to `finish`."""
+        unfinished, descriptor = self._open_unfinished(name)
+        os.close(descriptor)
+        return unfinished
+
+    def _open_unfinished(self, name: str) -> tuple[str, int]:
+        folder = os.path.dirname(name)
+        unfinished = f"{folder}/.tmp-{self._token()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._make_folder(folder)
+        try:
+            return unfinished, os.open(unfinished, flags, _FILE_MODE)
+        except FileNotFoundError:  # somebody removed a folder that we knew
+            self._folders.clear()
+            self._make_folder(folder)
+            return unfinished, os.open(unfinished, flags, _FILE_MODE)
+
+    @contextmanager
+    def _unfinished(self, name: str, data: bytes) -> Iterator[str]:
+        """A hidden file beside `name` with `data` on disk; it is gone afterwards."""
+        unfinished, descriptor = self._open_unfinished(name)
+        try:
+            try:
+                _write_all(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            yield unfinished
+        finally:
+            discard(unfinished)
+
+    def _make_folder(self, folder: str) -> None:
+        """Makes `folder` and those above it, durably.
+
+        One that is there already is fsynced too when it is met first: its maker may not have got to that.
+        """
+        if folder in self._folders:
+            return
+        above = os.path.dirname(folder)
+        inside = len(folder) > len(self._root)  # below the root or above it, never beside
+        if folder != above and (inside or not os.path.isdir(above)):
+            self._make_folder(above)
+        with suppress(FileExistsError):
+            os.mkdir(folder, _FOLDER_MODE)
+        with suppress(PermissionError):  # the folder above the root need not be ours to read
+            sync_folder(above)
+        if len(self._folders) >= _KNOWN_FOLDERS:
+            self._folders.clear()
+        self._folders.add(folder)
+
+
+def append(unfinished: str, data: bytes) -> None:
+    """Adds to a file of `DurableFiles.start`; opened anew each time, so that no thread outlives its descriptor."""
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        _write_all(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def finish(unfinished: str, name: str) -> None:
+    """Gives a file of `DurableFiles.start` its name, replacing what had it."""
+    descriptor = os.open(unfinished, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(unfinished, name)
+    sync_folder(os.path.dirname(name))
+
+
+def discard(name: str) -> None:
+    """Removes a file if it is there.
+
+    Not fsynced: whatever is deleted (parts of uploads, markers, hidden files) is harmless when it comes back.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.unlink(name)
+
+
+def sync_folder(folder: str) -> None:
+    """Returns when the names in `folder` are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(name: str) -> bytes:
+    """All bytes of a file."""
+    with open(name, "rb", buffering=0) as file:
+        return file.readall()
+
+
+def read_range(name: str, start: int, length: int) -> bytes:
+    """`length` bytes from `start`, fewer at the end of the file."""
+    with open(name, "rb") as file:
+        file.seek(start)
+        return file.read(length)
+
+
+def size(name: str) -> int | None:
+    """Size of a regular file in bytes; None for anything else."""
+    try:
+        status = os.stat(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+@contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """Keeps other processes and threads from replacing `name`; the kernel ends the lock with its process."""
+    folder, _, base = name.rpartition("/")
+    descriptor = os.open(f"{folder}/.lock-{base}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

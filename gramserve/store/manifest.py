@@ -1,0 +1,159 @@
+"""The manifest of an artifact: everything a worker needs to know to run it, plus where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gramserve.errors import ArtifactInvalid, Reason
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Pixels = Annotated[int, Field(ge=1, le=1 << 20)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ArtifactFile(_Part):
+    """One file of the artifact: digest and size in bytes."""
+
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+
+class Source(_Part):
+    """The checkpoint that the artifact was made from: digest, timm architecture, parameters and MACs of one tile."""
+
+    checkpoint_sha256: Sha256
+    architecture: str = Field(min_length=1)
+    parameters: int = Field(ge=0)
+    macs: int = Field(ge=0)
+
+
+class Label(_Part):
+    """One output of the model and its clinical role; background labels have no role beyond that."""
+
+    name: str = Field(min_length=1, max_length=63)
+    kind: Literal["background", "organism"]
+    gram: Literal["positive", "negative"] | None = None
+    morphology: str | None = None
+    arrangement: str | None = None
+
+    @model_validator(mode="after")
+    def _background_has_no_role(self) -> Label:
+        if self.kind == "background" and (self.gram or self.morphology or self.arrangement):
+            raise ValueError("a background label has no gram, morphology or arrangement")
+        return self
+
+
+class Preprocessing(_Part):
+    """How a field becomes model input: uint8 [N, input_px, input_px, 3] RGB; normalisation is inside the model.
+
+    `tile_px`: edge of a square tile in pixels of the field. "single": the field is one tile. "grid": tiles cover the
+    field, unless both its sides are at most `max_single_px`, which makes it one tile. Fields with a side under `min_px`
+    are refused. "area" is OpenCV's INTER_AREA, INTER_LINEAR where it enlarges.
+    """
+
+    input_px: Pixels
+    tiling: Literal["single", "grid"]
+    tile_px: Pixels
+    max_single_px: int = Field(ge=0)
+    min_px: Pixels
+    resize: Literal["area"] = "area"
+    color: Literal["RGB"] = "RGB"
+    crop: Literal["center"] = "center"
+
+
+class Calibration(_Part):
+    """Logits are divided by `temperature` before the softmax."""
+
+    temperature: float = Field(gt=0.0, allow_inf_nan=False)
+
+
+class Aggregation(_Part):
+    """How the tiles of a slide become its call.
+
+    A label is seen on a tile at `tile_probability` or more; fewer than `min_tiles` tiles are UNASSESSABLE; `top_k`
+    tiles make a label's probability on the slide; below `review_probability` a person looks; at most `max_evidence`
+    tiles of a finding are reported.
+    """
+
+    tile_probability: Probability
+    min_tiles: int = Field(ge=1)
+    top_k: int = Field(ge=1)
+    review_probability: Probability
+    max_evidence: int = Field(ge=0)
+
+
+class EngineSettings(_Part):
+    """The engine that was measured best, its threads and settings, and how many tiles it is given at once."""
+
+    name: str = Field(min_length=1)
+    threads: int = Field(default=1, ge=1)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    batch_tiles: int = Field(default=1, ge=1)
+
+
+class ArtifactDraft(_Part):
+    """What the optimizer says about an artifact to publish; `labels` are in the order of the model's output.
+
+    widths: channels left after pruning; recipe: how it was quantized; split: fingerprints of the data splits; packages:
+    name to version; cpu: what it was measured on; evaluation: figures of the report.
+    """
+
+    format: Literal[1] = 1
+    created: AwareDatetime
+    source: Source
+    labels: tuple[Label, ...] = Field(min_length=1)
+    preprocessing: Preprocessing
+    calibration: Calibration
+    aggregation: Aggregation
+    engine: EngineSettings
+    widths: dict[str, Any] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    split: dict[str, Any] = Field(default_factory=dict)
+    packages: dict[str, str] = Field(default_factory=dict)
+    cpu: dict[str, Any] = Field(default_factory=dict)
+    evaluation: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _labels_are_distinct(self) -> ArtifactDraft:
+        if len({label.name for label in self.labels}) != len(self.labels):
+            raise ValueError("label names must be distinct")
+        return self
+
+
+class ArtifactManifest(ArtifactDraft):
+    """The manifest.json of a published version; its SHA-256 is the digest of the artifact."""
+
+    model: str
+    version: int = Field(ge=1)
+    files: dict[str, ArtifactFile]
+
+    def to_json(self) -> bytes:
+        """The bytes of manifest.json: sorted keys, indented for people."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1, allow_nan=False)
+        return text.encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ArtifactManifest:
+        """Reads manifest.json; raises ArtifactInvalid (ARTIFACT_CORRUPT), naming the first field that is wrong."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            where = ".".join(str(step) for step in error.errors(include_url=False)[0]["loc"]) or "manifest.json"
+            raise ArtifactInvalid(
+                Reason.ARTIFACT_CORRUPT,
+                f"manifest.json cannot be read: {where} is wrong.",
+                metadata={"file": "manifest.json", "field": where},
+            ) from None
+
+
+def manifest_digest(data: bytes) -> str:
+    """The digest of an artifact: SHA-256 of the bytes of its manifest.json, in hex."""
+    return hashlib.sha256(data).hexdigest()

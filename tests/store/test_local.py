@@ -1,0 +1,304 @@
+"""What only a folder can get wrong: durability, full and read-only disks, left-overs, several processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gramserve.errors import Exhausted, Reason, Unavailable, Unsafe
+from gramserve.store.objects import LocalObjects
+from tests.waiting import until
+
+
+def in_python(script: str, *arguments: str) -> str:
+    """What a fresh Python prints that runs `script`."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The system calls that make a write durable, in order: ("fsync" | "link" | "replace", path)."""
+    seen: list[tuple[str, str]] = []
+    fsync, link, replace = os.fsync, os.link, os.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        seen.append(("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        fsync(descriptor)
+
+    def watched_link(source: str, target: str) -> None:
+        seen.append(("link", target))
+        link(source, target)
+
+    def watched_replace(source: str, target: str) -> None:
+        seen.append(("replace", target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "link", watched_link)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    return seen
+
+
+async def one(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+@pytest.mark.parametrize("how", ["put", "create", "put_stream"])
+async def test_I1_a_write_is_on_disk_with_its_name_and_its_new_folders_before_it_returns(
+    how: str, tmp_path: Path, steps: list[tuple[str, str]]
+) -> None:
+    root = str(tmp_path / "store")
+    objects = LocalObjects(root)
+    if how == "put_stream":
+        await objects.put_stream("a/b/c", one(b"x"))
+    else:
+        await getattr(objects, how)("a/b/c", b"x")
+    folders, (write, name, folder) = steps[:-3], steps[-3:]
+    assert folders == [("fsync", path) for path in (str(tmp_path), root, f"{root}/a")]
+    assert write[0] == "fsync"
+    assert write[1].startswith(f"{root}/a/b/.tmp-")
+    assert name == ("link" if how == "create" else "replace", f"{root}/a/b/c")
+    assert folder == ("fsync", f"{root}/a/b")
+
+
+async def test_folders_that_are_known_are_not_made_durable_again(tmp_path: Path, steps: list[tuple[str, str]]) -> None:
+    objects = LocalObjects(tmp_path)
+    await objects.create("a/b/c", b"x")
+    steps.clear()
+    await objects.create("a/b/d", b"x")
+    assert len(steps) == 3
+
+
+async def test_I2_losing_a_create_means_that_the_winner_is_on_disk(
+    tmp_path: Path, steps: list[tuple[str, str]]
+) -> None:
+    assert await LocalObjects(tmp_path).create("a/b", b"x")
+    steps.clear()
+    assert not await LocalObjects(tmp_path).create("a/b", b"y")
+    assert steps == [("fsync", f"{tmp_path}/a")]
+
+
+async def test_I2_creators_in_several_processes_have_one_winner(tmp_path: Path) -> None:
+    script = """
+        import asyncio, sys
+        from gramserve.store.objects import LocalObjects
+        async def main():
+            made = [await LocalObjects(sys.argv[1]).create(f"race/{n}", sys.argv[2].encode()) for n in range(100)]
+            print(sum(made))
+        asyncio.run(main())
+    """
+    won = await asyncio.gather(*(asyncio.to_thread(in_python, script, str(tmp_path), str(n)) for n in range(3)))
+    assert sum(map(int, won)) == 100
+
+
+async def test_I1_kill_9_in_the_middle_of_writes_leaves_whole_objects_only(tmp_path: Path) -> None:
+    script = """
+        import asyncio, sys
+        from gramserve.store.objects import LocalObjects
+        async def main():
+            objects = LocalObjects(sys.argv[1])
+            async def write(name):
+                for n in range(1_000_000):
+                    await objects.put(f"a/{name}", bytes([n % 256]) * 300_000)
+                    await objects.create(f"a/{name}-{n}", bytes([n % 256]) * 300_000)
+            await asyncio.gather(*(write(name) for name in range(4)))
+        asyncio.run(main())
+    """
+    writer = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), str(tmp_path)])
+    try:
+        await until((tmp_path / "a" / "3-5").exists, what="some writes")
+    finally:
+        writer.kill()
+        writer.wait()
+    objects = LocalObjects(tmp_path)
+    written = [info async for info in objects.list("a")]
+    assert len(written) > 5
+    for info in written:
+        data = await objects.get(info.path)
+        assert len(data) == info.size == 300_000
+        assert len(set(data)) == 1
+
+
+async def test_unfinished_files_of_the_dead_are_invisible_and_harmless(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path, token=iter(f"t{n}" for n in range(1, 9)).__next__)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".tmp-t0").write_bytes(b"half")
+    await objects.put("a/b", b"whole")
+    assert [info.path async for info in objects.list("")] == ["a/b"]
+    assert list(await objects.folders("")) == ["a"]
+    assert sorted(entry.name for entry in (tmp_path / "a").iterdir()) == [".tmp-t0", "b"]
+
+
+async def test_a_write_leaves_no_unfinished_file(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    await asyncio.gather(
+        *(objects.create("a/b", b"x") for _ in range(20)), *(objects.put("a/c", b"x") for _ in range(20))
+    )
+    await objects.put_stream("a/d", one(b"x"))
+    assert sorted(entry.name for entry in (tmp_path / "a").iterdir()) == ["b", "c", "d"]
+
+
+async def test_a_folder_that_somebody_removed_is_made_again(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path / "store")
+    await objects.put("a/b/c", b"x")
+    for folder in ("store/a/b/c", "store/a/b", "store/a"):
+        (tmp_path / folder).rmdir() if (tmp_path / folder).is_dir() else (tmp_path / folder).unlink()
+    await objects.put("a/b/c", b"y")
+    assert await objects.get("a/b/c") == b"y"
+
+
+async def test_others_on_the_machine_cannot_read_slides(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path / "store")
+    await objects.put("slides/lab/x", b"x")
+    for name in ("store", "store/slides", "store/slides/lab", "store/slides/lab/x"):
+        assert (tmp_path / name).stat().st_mode & 0o007 == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("cannot mount a small file system here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+async def test_I10_a_full_disk_is_STORE_FULL_and_what_was_there_stays(small_disk: Path) -> None:
+    objects = LocalObjects(small_disk)
+    await objects.put("a/kept", b"kept")
+    for write in (objects.put("a/kept", b"x" * 100_000), objects.create("a/new", b"x" * 100_000)):
+        with pytest.raises(Exhausted) as caught:
+            await write
+        assert caught.value.reason is Reason.STORE_FULL
+        assert caught.value.retry_after_s
+    with pytest.raises(Exhausted):
+        await objects.put_stream("a/new", one(b"x" * 100_000))
+    assert [info.path async for info in objects.list("")] == ["a/kept"]
+    assert await objects.get("a/kept") == b"kept"
+    assert [entry.name for entry in (small_disk / "a").iterdir()] == ["kept"]
+    await objects.put("a/new", b"fits")
+
+
+def test_I10_a_write_cut_off_by_a_limit_of_the_process_is_STORE_FULL_and_never_half_there(tmp_path: Path) -> None:
+    script = """
+        import asyncio, os, resource, sys
+        from gramserve.errors import Exhausted
+        from gramserve.store.objects import LocalObjects
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        async def main():
+            try:
+                await LocalObjects(sys.argv[1]).create("a/b", b"x" * 2000)
+            except Exhausted as error:
+                print(error.reason, os.listdir(sys.argv[1] + "/a"))
+        asyncio.run(main())
+    """
+    assert in_python(script, str(tmp_path)) == "STORE_FULL []"
+
+
+def test_I15_a_read_only_folder_is_UNSAFE_STORE() -> None:
+    script = """
+        import asyncio, os, sys
+        from gramserve.errors import Unavailable, Unsafe
+        from gramserve.store.objects import LocalObjects
+        if os.geteuid() == 0:
+            os.setgid(65534), os.setuid(65534)  # root may write anywhere
+        async def main():
+            objects = LocalObjects(sys.argv[1])
+            assert os.listdir(sys.argv[1]) == []
+            try:
+                await objects.put("a/b", b"x")
+            except Unavailable as error:
+                print(error.reason)
+            try:
+                await objects.probe()
+            except Unsafe as error:
+                print(error.reason, error.message)
+        asyncio.run(main())
+    """
+    with tempfile.TemporaryDirectory() as parent:
+        Path(parent).chmod(0o755)
+        folder = Path(parent) / "store"
+        folder.mkdir()
+        folder.chmod(0o555)
+        said = in_python(script, str(folder)).splitlines()
+    assert said == ["STORE_UNAVAILABLE", "UNSAFE_STORE The store is not writable: Permission denied."]
+
+
+async def test_I15_a_store_on_a_file_is_UNSAFE_STORE_and_says_no_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(Unsafe) as caught:
+            await LocalObjects(root).probe()
+        assert caught.value.reason is Reason.UNSAFE_STORE
+        assert str(tmp_path) not in caught.value.message
+
+
+async def test_I15_a_store_that_forgets_its_first_writer_is_UNSAFE_STORE(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", os.replace)  # what a file system without hard links might do for one
+    monkeypatch.setattr(os.path, "exists", lambda _: False)
+    with pytest.raises(Unsafe):
+        await LocalObjects(tmp_path).probe()
+
+
+async def test_an_error_of_the_disk_is_STORE_UNAVAILABLE_and_says_no_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: int) -> None:
+        raise OSError(5, "Input/output error", str(tmp_path))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(Unavailable) as caught:
+        await LocalObjects(tmp_path).create("a/b", b"x")
+    assert caught.value.reason is Reason.STORE_UNAVAILABLE
+    assert str(tmp_path) not in caught.value.message
+    assert not (tmp_path / "a" / "b").exists()
+
+
+segment = st.text("ab0-.", min_size=1, max_size=3).filter(lambda text: not text.startswith((".", "-")))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    names=st.lists(st.lists(segment, min_size=1, max_size=3).map("/".join), max_size=12, unique=True),
+    after=st.one_of(st.just(""), st.lists(segment, min_size=1, max_size=4).map("/".join)),
+)
+def test_any_listing_is_what_sorting_all_paths_gives(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], after: str
+) -> None:
+    # An object cannot have objects below it.
+    kept = [name for name in sorted(names) if not any(n.startswith(f"{name}/") for n in names)]
+    objects = LocalObjects(tmp_path_factory.mktemp("list"))
+
+    async def listed() -> list[str]:
+        for name in kept:
+            await objects.put(name, b"")
+        return [info.path async for info in objects.list("", after=after)]
+
+    assert asyncio.run(listed()) == [name for name in kept if name > after]

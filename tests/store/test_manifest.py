@@ -1,0 +1,68 @@
+"""The manifest of an artifact: strict, frozen, read back as it was."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from gramserve.errors import ArtifactInvalid, Reason
+from gramserve.store.manifest import ArtifactFile, ArtifactManifest, Label, manifest_digest
+from tests.store.artifacts import draft
+
+
+def manifest() -> ArtifactManifest:
+    files = {"model.onnx": ArtifactFile(sha256="a" * 64, bytes=3)}
+    facts = {name: getattr(draft(), name) for name in type(draft()).model_fields}
+    return ArtifactManifest(**facts, model="m", version=1, files=files)
+
+
+def test_a_manifest_is_read_back_as_it_was() -> None:
+    data = manifest().to_json()
+    assert ArtifactManifest.from_json(data) == manifest()
+    assert ArtifactManifest.from_json(data).to_json() == data
+    assert manifest_digest(data) == manifest_digest(manifest().to_json())
+    assert json.loads(data)["labels"][1] == {
+        "name": "GNR",
+        "kind": "organism",
+        "gram": "negative",
+        "morphology": "bacilli",
+        "arrangement": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("where", "change"),
+    [
+        ("labels", {"labels": []}),
+        ("manifest.json", {"labels": [{"name": "A", "kind": "organism"}] * 2}),
+        ("labels.0.kind", {"labels": [{"name": "A", "kind": "animal"}]}),
+        ("labels.0", {"labels": [{"name": "A", "kind": "background", "gram": "positive"}]}),
+        ("format", {"format": 2}),
+        ("version", {"version": 0}),
+        ("files.x.sha256", {"files": {"x": {"sha256": "A" * 64, "bytes": 1}}}),
+        ("calibration.temperature", {"calibration": {"temperature": 0}}),
+        ("engine.threads", {"engine": {"name": "onnxruntime", "threads": 0}}),
+        ("unheard_of", {"unheard_of": 1}),
+        ("created", {"created": "2026-11-23T12:00:00"}),
+    ],
+)
+def test_a_wrong_manifest_is_ARTIFACT_CORRUPT_and_the_field_is_named(where: str, change: dict[str, Any]) -> None:
+    data = json.dumps({**json.loads(manifest().to_json()), **change}).encode()
+    with pytest.raises(ArtifactInvalid) as caught:
+        ArtifactManifest.from_json(data)
+    assert caught.value.reason is Reason.ARTIFACT_CORRUPT
+    assert caught.value.metadata["field"] == where
+
+
+@pytest.mark.parametrize("data", [b"", b"null", b"{", b"\xff"])
+def test_what_is_no_manifest_is_ARTIFACT_CORRUPT(data: bytes) -> None:
+    with pytest.raises(ArtifactInvalid):
+        ArtifactManifest.from_json(data)
+
+
+def test_a_manifest_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Label(name="A", kind="organism").name = "B"

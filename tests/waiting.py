@@ -1,0 +1,24 @@
+"""Waiting for a condition instead of sleeping for a guess."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def until(predicate: Callable[[], T | Awaitable[T]], timeout_s: float = 10.0, what: str = "") -> T:
+    """The first truthy value of `predicate`; fails the test after `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = predicate()
+        value = await found if inspect.isawaitable(found) else found
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s} s: {what or inspect.getsource(predicate).strip()}")
+        await asyncio.sleep(0.01)
