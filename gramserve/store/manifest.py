@@ -78,9 +78,9 @@ class Calibration(_Part):
 class Aggregation(_Part):
     """How the tiles of a slide become its call.
 
-    A label is seen on a tile at `tile_probability` or more; fewer than `min_tiles` tiles are UNASSESSABLE; `top_k`
-    tiles make a label's probability on the slide; below `review_probability` a person looks; at most `max_evidence`
-    tiles of a finding are reported.
+    A label is seen on a tile at `tile_probability` or more and is a finding when `min_tiles` tiles show it; the mean of
+    its best `top_k` tiles is its probability on the slide; below `review_probability` a person looks; at most
+    `max_evidence` tiles of a finding are reported.
     """
 
     tile_probability: Probability

@@ -1,0 +1,67 @@
+"""Fields to model input, exactly as the artifact's contract says; what the optimizer evaluates is what serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gramserve.errors import Reason, SlideFailed
+from gramserve.images.tiles import Box, tile_boxes
+from gramserve.store.manifest import Preprocessing
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tile was cut: `image_index` of the slide's images (from 0) and its box in pixels of that image."""
+
+    image_index: int
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class TileBatch:
+    """Model input, uint8 RGB [N, input_px, input_px, 3], and where each of the N tiles was cut."""
+
+    tiles: NDArray[np.uint8]
+    places: tuple[Place, ...]
+
+
+def tile_batches(
+    fields: Iterable[NDArray[np.uint8]], preprocessing: Preprocessing, batch_tiles: int
+) -> Iterator[TileBatch]:
+    """The tiles of all fields in order, `batch_tiles` at a time; the last batch may be smaller.
+
+    `fields` are uint8 RGB [H, W, 3] and are taken one after the other, so memory holds one field and one batch. Raises
+    SlideFailed (IMAGE_TOO_SMALL) for a field with a side under `preprocessing.min_px`.
+    """
+    edge = preprocessing.input_px
+    tiles = np.empty((batch_tiles, edge, edge, 3), np.uint8)
+    places: list[Place] = []
+    for image_index, field in enumerate(fields):
+        height, width = field.shape[:2]
+        if min(width, height) < preprocessing.min_px:
+            raise SlideFailed(
+                Reason.IMAGE_TOO_SMALL,
+                f"The image has {width} x {height} pixels; this model needs {preprocessing.min_px} on each side.",
+            )
+        for box in tile_boxes(width, height, preprocessing):
+            resize_into(tiles[len(places)], field[box.y : box.y + box.height, box.x : box.x + box.width])
+            places.append(Place(image_index, box))
+            if len(places) == batch_tiles:
+                yield TileBatch(tiles, tuple(places))
+                tiles, places = np.empty_like(tiles), []
+    if places:
+        yield TileBatch(tiles[: len(places)], tuple(places))
+
+
+def resize_into(target: NDArray[np.uint8], source: NDArray[np.uint8]) -> None:
+    """Resizes `source` [h, w, 3] into `target` [H, W, 3]: INTER_AREA to shrink, INTER_LINEAR to enlarge."""
+    if source.shape == target.shape:
+        target[...] = source
+        return
+    method = cv2.INTER_AREA if target.shape[0] <= source.shape[0] else cv2.INTER_LINEAR
+    cv2.resize(source, (target.shape[1], target.shape[0]), dst=target, interpolation=method)
