@@ -1,0 +1,39 @@
+"""The fenced queue: which slide runs where, for how long, and what became of it."""
+
+from __future__ import annotations
+
+from gramserve.queue.connection import connect
+from gramserve.queue.contact import ContactWatch
+from gramserve.queue.embedded import EmbeddedRedis
+from gramserve.queue.queue import Queue
+from gramserve.queue.states import (
+    Completion,
+    Depth,
+    Done,
+    Event,
+    Lease,
+    Reclaimed,
+    RenewStatus,
+    Server,
+    Settled,
+    Settlement,
+    Snapshot,
+)
+
+__all__ = [
+    "Completion",
+    "ContactWatch",
+    "Depth",
+    "Done",
+    "EmbeddedRedis",
+    "Event",
+    "Lease",
+    "Queue",
+    "Reclaimed",
+    "RenewStatus",
+    "Server",
+    "Settled",
+    "Settlement",
+    "Snapshot",
+    "connect",
+]
