@@ -1,0 +1,266 @@
+"""The worker, wired together: what exists, who knows whom, and in which order all of it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+
+from gramserve import log
+from gramserve.errors import GramserveError, Reason, Unavailable, Unsafe
+from gramserve.metrics import Metrics
+from gramserve.queue import Queue, connect
+from gramserve.rpc.server import RpcServer
+from gramserve.store.batches import BatchStore
+from gramserve.store.objects import open_store
+from gramserve.store.registry import Registry
+from inference_svc.background import keep_running
+from inference_svc.children import Children
+from inference_svc.completer import Completer
+from inference_svc.consumer import Consumer
+from inference_svc.contact import Contact
+from inference_svc.cpus import usable_cpus
+from inference_svc.health import Health
+from inference_svc.models import ModelWatcher
+from inference_svc.process import ChildProcess, child_environment
+from inference_svc.protocol import ChildSettings
+from inference_svc.renewer import Renewer
+from inference_svc.runner import Runner
+from inference_svc.settings import WorkerSettings
+from inference_svc.slide import Held
+from inference_svc.storage import Storage
+
+LANE = "slides"
+SAFETY_PAUSE_S = 1.0
+
+
+class App:
+    """One worker. `start`, then `wait` until it is asked to drain, then `stop`.
+
+    Start it from the main thread: children die with the thread that started them. `clock` is monotonic seconds, `wall`
+    Unix seconds, `jitter` gives 0 to 1.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        *,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        jitter: Callable[[], float] = random.random,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(3),
+    ) -> None:
+        self._settings = settings
+        self.metrics = metrics or Metrics()
+        self.worker_id = settings.worker_id or f"{socket.gethostname()[:40]}-{os.getpid()}-{new_id()}"
+        self.port = 0
+        self.metrics_port = 0
+        self._log = log.get()
+        self._ended = asyncio.Event()
+        self._error: GramserveError | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._consuming: asyncio.Task[None] | None = None
+
+        # Two clients: nothing slow on the one may hold up a renewal on the other.
+        timeout_s = min(2.0, max(0.5, settings.renew_s))
+        self._redis, self._renewing_redis = (
+            connect(settings.redis_url),
+            connect(settings.redis_url, timeout_s=timeout_s),
+        )
+        self._queue = Queue(self._redis, LANE, lease_s=settings.lease_s)
+        self._renewing_queue = Queue(self._renewing_redis, LANE, lease_s=settings.lease_s)
+
+        self._objects = open_store(settings.store_url)
+        self.contact = Contact(metrics=self.metrics, clock=clock, jitter=jitter)
+        self.storage = Storage(self._objects.probe, self._wake)
+        self.held = Held(self._wake)
+        child_settings = ChildSettings(
+            store_url=settings.store_url,
+            allowed_roots=settings.allowed_roots,
+            max_image_bytes=settings.max_image_bytes,
+            max_image_pixels=settings.max_image_pixels,
+            min_image_px=settings.min_image_px,
+            memory_bytes=settings.child_memory_bytes,
+            models=settings.models_per_child,
+        )
+        environment = child_environment(os.environ, settings.max_image_pixels)
+        self.children = Children(
+            settings.children or usable_cpus(),
+            spawn=partial(ChildProcess.spawn, child_settings, environment),
+            limit_s=settings.slide_timeout_s,
+            metrics=self.metrics,
+            clock=clock,
+            jitter=jitter,
+            changed=self._wake,
+        )
+        self._completer = Completer(self._queue, self.worker_id, contact=self.contact, clock=clock)
+        self._runner = Runner(
+            worker=self.worker_id,
+            queue=self._queue,
+            store=BatchStore(self._objects),
+            children=self.children,
+            completer=self._completer,
+            held=self.held,
+            contact=self.contact,
+            storage=self.storage,
+            metrics=self.metrics,
+            max_attempts=settings.max_attempts,
+            retry_delay_s=settings.retry_delay_s,
+            clock=clock,
+            wall=wall,
+            jitter=jitter,
+        )
+        self._consumer = Consumer(
+            worker=self.worker_id,
+            queue=self._queue,
+            children=self.children,
+            held=self.held,
+            contact=self.contact,
+            storage=self.storage,
+            metrics=self.metrics,
+            run_slide=self._runner.run,
+            poll_s=settings.poll_s,
+            clock=clock,
+        )
+        self._renewer = Renewer(
+            worker=self.worker_id,
+            queue=self._renewing_queue,
+            held=self.held,
+            children=self.children,
+            contact=self.contact,
+            metrics=self.metrics,
+            period_s=settings.renew_s,
+            drain=self._ended.set,
+            clock=clock,
+        )
+        self._watcher = ModelWatcher(
+            Registry(self._objects),
+            self.children,
+            models=partial(self._objects.folders, "models"),
+            most=settings.models_per_child,
+            poll_s=settings.model_poll_s,
+            metrics=self.metrics,
+            clock=clock,
+        )
+        self._rpc = RpcServer(settings.listen, register=[], names=[], metrics=self.metrics)
+        self._health = Health(self._can_consume, self._announce)
+
+    async def start(self) -> int:
+        """Start everything and return the port of the health service; slides are leased as soon as children are ready.
+
+        Raises Unsafe when the store or Redis must not be trusted (I15), or the port is taken. A Redis that cannot be
+        reached is waited for.
+        """
+        await self._objects.probe()
+        safe = await self._try_safety()
+        self.port = await self._rpc.start()
+        if self._settings.metrics_port >= 0:
+            self.metrics_port = self._show_metrics(self._settings.metrics_host, self._settings.metrics_port)
+        self.children.start()
+        loops = {
+            "renew": self._renewer.run,
+            "models": self._watcher.run,
+            "storage": self.storage.watch,
+            "health": self._health.watch,
+        }
+        self._tasks = [asyncio.create_task(keep_running(name, loop), name=name) for name, loop in loops.items()]
+        self._consuming = asyncio.create_task(self._consume(safe=safe), name="consume")
+        self._log.info("worker started", worker=self.worker_id, children=self.children.count, port=self.port)
+        return self.port
+
+    async def ready(self) -> None:
+        """Until the worker served for the first time."""
+        await self._health.served.wait()
+
+    @property
+    def serving(self) -> bool:
+        """What the health service says now."""
+        return self._health.serving
+
+    async def wait(self) -> None:
+        """Until this worker was asked to drain. Raises Unsafe when Redis, reached at last, turned out to be unsafe."""
+        await self._ended.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Stop leasing, say NOT_SERVING, finish what runs within the grace, give back the rest, close (I14)."""
+        self._consumer.stop()
+        await self._health.stop()
+        if self._consuming is not None:
+            await self._consuming
+            for slide in self.held:
+                if slide.ticket is not None:
+                    self.children.withdraw(slide.ticket)
+            await self._consumer.finish(self._settings.stop_grace_s if grace_s is None else grace_s)
+            await self._give_back_rest()
+        await self.children.stop()
+        await self._consumer.abandon()
+        await self._completer.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._rpc.stop(0.5)
+        for queue in (self._queue, self._renewing_queue):
+            await queue.aclose()
+        for redis in (self._redis, self._renewing_redis):
+            await redis.aclose()
+        self._log.info("worker stopped", worker=self.worker_id)
+
+    def _show_metrics(self, host: str, port: int) -> int:
+        try:
+            return self.metrics.serve(host, port)
+        except OSError:
+            message = f"cannot show metrics on {host}:{port}; is the port taken?"
+            raise Unsafe(Reason.INVALID_SETTINGS, message) from None
+
+    async def _give_back_rest(self) -> None:
+        """Release what did not finish in time, and what a lost answer of a lease call may have given us."""
+        rest = [slide for slide in self.held if not slide.gone()]
+        for slide in rest:
+            slide.lose()  # whatever its child still says is not written
+        try:
+            await self._queue.release([slide.lease for slide in rest], self.worker_id)
+        except GramserveError as error:
+            self._log.warning("slides could not be given back; their leases end by themselves", reason=error.reason)
+
+    async def _consume(self, *, safe: bool) -> None:
+        while not safe:
+            await asyncio.sleep(SAFETY_PAUSE_S)
+            if self._health.stopped:
+                return
+            try:
+                safe = await self._try_safety()
+            except GramserveError as error:
+                self._error = error
+                self._ended.set()
+                return
+        await keep_running("consume", self._consumer.run)
+
+    async def _try_safety(self) -> bool:
+        """True when Redis is safe, False when it cannot be reached; raises Unsafe."""
+        try:
+            await self._queue.check_safe(allow_volatile=self._settings.allow_volatile_redis)
+        except Unavailable:
+            self.contact.failed()
+            return False
+        self.contact.answered()
+        return True
+
+    def _can_consume(self) -> bool:
+        contact = self.contact.recent(max(3.0, 2 * self._settings.renew_s))
+        return contact and self.storage.usable and self.children.ready > 0 and not self._ended.is_set()
+
+    async def _announce(self, serving: bool) -> None:
+        await self._rpc.set_serving(serving)
+        first = serving and not self._health.served.is_set()
+        self._log.info("ready" if first else "health changed", serving=serving, port=self.port)
+
+    def _wake(self) -> None:
+        self._consumer.wake()

@@ -1,0 +1,215 @@
+"""The children of a worker: keeps them alive and deals work to them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from gramserve import log
+from gramserve.metrics import Metrics
+from inference_svc.background import keep_running
+from inference_svc.process import ChildProcess
+from inference_svc.protocol import CannotStart, Failed, LoadModel, Models, Ready, RunSlide
+from inference_svc.work import Ending, Ticket, Withdrawn
+
+FIRST_DELAY_S = 0.2
+LAST_DELAY_S = 15.0
+STEADY_S = 10.0
+"""A child that lived this long, or did any work, did start well: the next one follows at once."""
+
+
+class Children:
+    """`count` slots, each with a child that is replaced when it dies, after a growing delay when it dies at its start.
+
+    `spawn` starts a child; `limit_s` bounds one piece of work; `jitter` gives 0 to 1; `changed` is called whenever
+    there may be room for more slides; `grew` is set when a child became ready.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        spawn: Callable[[], Awaitable[ChildProcess]],
+        limit_s: float,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        self.count = count
+        self.grew = asyncio.Event()
+        self._spawn = spawn
+        self._limit_s = limit_s
+        self._metrics = metrics
+        self._clock = clock
+        self._jitter = jitter
+        self._changed = changed
+        self._log = log.get()
+        self._ready: list[ChildProcess] = []
+        self._waiting: deque[Ticket] = deque()
+        self._slots: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    def start(self) -> None:
+        """Start all children; returns at once."""
+        self._slots = [
+            asyncio.create_task(keep_running("child", self._keep_one_alive), name=f"child-{slot}")
+            for slot in range(self.count)
+        ]
+
+    async def stop(self) -> None:
+        """End all children now; what they had is Withdrawn."""
+        self._stopping = True
+        for ticket in self._waiting:
+            ticket.end(Withdrawn())
+        self._waiting.clear()
+        for child in self._ready:
+            for ticket in child.pending.values():
+                ticket.end(Withdrawn())
+        for slot in self._slots:
+            slot.cancel()
+        await asyncio.gather(*self._slots, return_exceptions=True)
+
+    @property
+    def ready(self) -> int:
+        """How many children can work."""
+        return len(self._ready)
+
+    @property
+    def room(self) -> int:
+        """How many more slides the children take now."""
+        return max(0, sum(child.room for child in self._ready) - len(self._waiting))
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the children that can work."""
+        return [child.pid for child in self._ready]
+
+    def run(self, work: RunSlide) -> Ticket:
+        """Give a slide to the child that has least to do, or to the next one that has room."""
+        ticket = Ticket(work)
+        if self._stopping or not self._ready:
+            ticket.end(Withdrawn())
+            return ticket
+        self._waiting.append(ticket)
+        self._deal()
+        return ticket
+
+    def withdraw(self, ticket: Ticket) -> bool:
+        """End a slide as Withdrawn if it was not begun; False when it was."""
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
+        elif not self._take_back(ticket):
+            return False
+        ticket.end(Withdrawn())
+        self._changed()
+        return True
+
+    def load(self, version: str, digest: str, ended: Callable[[Ending], None]) -> int:
+        """Have every child load a version that it was not asked for before; `ended` hears from each. Returns how many.
+
+        A child that failed is asked again by the next call.
+        """
+        asked = 0
+        for child in self._ready:
+            if version in child.offered or version in child.models:
+                continue
+            child.offered.add(version)
+            ticket = Ticket(LoadModel(0, version, digest))
+            ticket.ending.add_done_callback(partial(self._loaded, child, version, ended))
+            child.give(ticket)
+            asked += 1
+        return asked
+
+    @staticmethod
+    def _loaded(
+        child: ChildProcess, version: str, ended: Callable[[Ending], None], done: asyncio.Future[Ending]
+    ) -> None:
+        if isinstance(done.result(), Failed):
+            child.offered.discard(version)
+        ended(done.result())
+
+    def _deal(self) -> None:
+        while self._waiting:
+            child = max(self._ready, key=lambda one: one.room, default=None)
+            if child is None or child.room <= 0:
+                return
+            child.give(self._waiting.popleft())
+        self._balance()
+
+    def _balance(self) -> None:
+        """Move slides that wait behind other work to children that have nothing to do."""
+        for idler in self._ready:
+            if not idler.idle:
+                continue
+            for ticket in (ticket for busy in self._ready for ticket in busy.late()):
+                if self._take_back(ticket):
+                    idler.give(ticket)
+                    break
+
+    def _take_back(self, ticket: Ticket) -> bool:
+        return any(child.take_back(ticket) for child in self._ready)
+
+    async def _keep_one_alive(self) -> None:
+        delay_s = FIRST_DELAY_S
+        while True:
+            born_s = self._clock()
+            worked = await self._live()
+            if self._stopping:
+                return
+            self._metrics.count("child_restarts")
+            if worked or self._clock() - born_s > STEADY_S:
+                delay_s = FIRST_DELAY_S
+                continue
+            await asyncio.sleep(delay_s * (0.5 + self._jitter()))
+            delay_s = min(2 * delay_s, LAST_DELAY_S)
+
+    async def _live(self) -> bool:
+        """One child from start to end; True when it did some work."""
+        try:
+            child = await self._spawn()
+        except OSError as error:
+            self._log.error("child cannot be started", error=log.describe(error))
+            return False
+        try:
+            async for message in child.messages(self._limit_s):
+                match message:
+                    case Ready():
+                        self._ready.append(child)
+                        self._count_ready()
+                        self.grew.set()
+                    case CannotStart(detail):
+                        self._log.error("child cannot begin", error=detail)
+                    case Models():
+                        self._count_models()
+                    case Failed(detail=detail) if detail:
+                        self._log.error("child met an unexpected error", error=detail)
+                if child.ready:
+                    self._deal()
+                    self._changed()
+        finally:
+            await self._bury(child)
+        return child.worked
+
+    async def _bury(self, child: ChildProcess) -> None:
+        if child in self._ready:
+            self._ready.remove(child)
+            self._count_ready()
+        if self._stopping:
+            child.kill()
+        cause = await child.end(self._limit_s)
+        if not self._stopping:
+            self._log.warning("child died", cause=cause, pid=child.pid)
+        if not self._ready:  # nobody knows how long: others shall have these slides
+            while self._waiting:
+                self._waiting.popleft().end(Withdrawn())
+        self._count_models()
+        self._changed()
+
+    def _count_ready(self) -> None:
+        self._metrics.set("children", len(self._ready))
+
+    def _count_models(self) -> None:
+        self._metrics.set("models_loaded", len(frozenset[str]().union(*(child.models for child in self._ready))))

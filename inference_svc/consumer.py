@@ -1,0 +1,138 @@
+"""Leases as many slides as can run next, and starts them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from gramserve.errors import GramserveError
+from gramserve.metrics import Metrics
+from gramserve.queue import Queue
+from inference_svc.background import wait_for_either
+from inference_svc.children import Children
+from inference_svc.contact import Contact
+from inference_svc.slide import Held, Slide
+from inference_svc.storage import Storage
+
+HELD_PER_CHILD = 4
+"""Running, prefetched, and as many again whose outcome is being written; no more are held while the store is slow."""
+
+
+class Consumer:
+    """`run_slide` lives one slide; `poll_s` bounds the wait for the queue's bell, which is silent for due retries."""
+
+    def __init__(
+        self,
+        *,
+        worker: str,
+        queue: Queue,
+        children: Children,
+        held: Held,
+        contact: Contact,
+        storage: Storage,
+        metrics: Metrics,
+        run_slide: Callable[[Slide], Awaitable[None]],
+        poll_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._worker = worker
+        self._queue = queue
+        self._children = children
+        self._held = held
+        self._contact = contact
+        self._storage = storage
+        self._metrics = metrics
+        self._run_slide = run_slide
+        self._poll_s = poll_s
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self._bell: asyncio.Task[float] | None = None
+        self._slides: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    def wake(self) -> None:
+        """Something changed that may allow to lease more."""
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Lease nothing more; `run` returns soon."""
+        self._stopping = True
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Lease and start slides until `stop`."""
+        try:
+            while not self._stopping:
+                self._changed.clear()
+                room = self._room()
+                if not room:
+                    await self._changed.wait()
+                elif await self._lease(room) < room:
+                    await self._wait_for_work()
+        finally:
+            if self._bell is not None:
+                self._bell.cancel()
+
+    async def finish(self, grace_s: float) -> None:
+        """After `stop`: wait until no slide is held, for at most `grace_s` seconds."""
+        if self._slides:
+            await asyncio.wait(self._slides, timeout=grace_s)
+
+    async def abandon(self) -> None:
+        """Give up what `finish` left; the caller has marked it as gone."""
+        for task in self._slides:
+            task.cancel()
+        await asyncio.gather(*self._slides, return_exceptions=True)
+
+    def _room(self) -> int:
+        if self._stopping or not self._storage.usable or self._held.alone:
+            return 0
+        on_their_way = sum(slide.ticket is None for slide in self._held)
+        free = HELD_PER_CHILD * self._children.count - len(self._held)
+        return max(0, min(self._children.room - on_their_way, free))
+
+    async def _lease(self, room: int) -> int:
+        """Lease at most `room` slides and start them; returns how many, or `room` to be asked again at once."""
+        asked_s = self._clock()
+        try:
+            leases = await self._queue.lease(self._worker, room, idle=not len(self._held))
+        except GramserveError:
+            await wait_for_either(self._changed, self._contact.failed())
+            return room
+        self._contact.answered()
+        for lease in leases:
+            # The lease counts from before the question: by the server's clock it cannot end earlier.
+            slide = Slide(lease, asked_s + lease.expires_s)
+            self._held.add(slide)
+            task = asyncio.create_task(self._live(slide), name="slide")
+            self._slides.add(task)
+            task.add_done_callback(self._slides.discard)
+        self._metrics.set("leases", len(self._held))
+        return len(leases)
+
+    async def _live(self, slide: Slide) -> None:
+        await self._run_slide(slide)
+        self._metrics.set("leases", len(self._held))
+
+    async def _wait_for_work(self) -> None:
+        """Until the bell rings, something changes here, or `poll_s` is over."""
+        if self._bell is None:
+            self._bell = asyncio.create_task(self._ring(), name="bell")
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait({self._bell, changed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+        if self._bell.done():
+            # A bell that waits goes on waiting while slides end: starting a new one each time would cost a connection.
+            bell, self._bell = self._bell, None
+            if pause_s := bell.result():
+                await wait_for_either(self._changed, pause_s)
+
+    async def _ring(self) -> float:
+        """Wait for the queue's bell; returns how long to leave the queue alone now."""
+        try:
+            await self._queue.wait_ready(self._poll_s)
+        except GramserveError:
+            return self._contact.failed()
+        return 0.0

@@ -1,0 +1,80 @@
+"""One leased slide as this worker holds it, and the set of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from gramserve.queue import Lease
+from inference_svc.work import Ticket
+
+
+class Slide:
+    """A lease and what became of it here.
+
+    `deadline_s` is a reading of the worker's own monotonic clock, counted from before the call that took or renewed
+    the lease: up to then nobody else can have got the slide. Past it nothing may be written (I5) until a renewal proves
+    that the lease is still ours.
+    """
+
+    __slots__ = ("_gone", "deadline_s", "lease", "ticket")
+
+    def __init__(self, lease: Lease, deadline_s: float) -> None:
+        self.lease = lease
+        self.deadline_s = deadline_s
+        self._gone = False
+        self.ticket: Ticket | None = None
+
+    @property
+    def laboratory(self) -> str:
+        """The laboratory that the slide belongs to."""
+        return self.lease.batch.partition("/")[0]
+
+    @property
+    def batch(self) -> str:
+        """The id of its batch within the laboratory."""
+        return self.lease.batch.partition("/")[2]
+
+    @property
+    def attempts(self) -> int:
+        """Deliveries of the slide, this one included."""
+        return self.lease.attempts + self.lease.crashes + 1
+
+    def lose(self) -> None:
+        """The lease is not ours any more, for good."""
+        self._gone = True
+
+    def gone(self) -> bool:
+        """True when nothing that becomes of the slide here matters any more."""
+        return self._gone
+
+    def may_write(self, now_s: float) -> bool:
+        """True while the slide is surely ours."""
+        return not self._gone and now_s < self.deadline_s
+
+
+class Held:
+    """The slides that this worker has leased and not yet ended; `changed` is called whenever one leaves."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._slides: dict[str, Slide] = {}
+        self._changed = changed
+
+    def add(self, slide: Slide) -> None:
+        """Take a slide in."""
+        self._slides[slide.lease.token] = slide
+
+    def remove(self, slide: Slide) -> None:
+        """The slide ended, was given back or was lost."""
+        if self._slides.pop(slide.lease.token, None) is not None:
+            self._changed()
+
+    @property
+    def alone(self) -> bool:
+        """True while a slide that crashed before is here: nothing may run beside it."""
+        return any(slide.lease.alone for slide in self._slides.values())
+
+    def __len__(self) -> int:
+        return len(self._slides)
+
+    def __iter__(self) -> Iterator[Slide]:
+        return iter(list(self._slides.values()))
