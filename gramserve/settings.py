@@ -86,9 +86,14 @@ def load(settings: type[S], **overrides: Any) -> S:
         return settings(**overrides)
     except ValidationError as error:
         faults = error.errors(include_input=False, include_url=False)
-        wrong = [(env_names.get(str(e["loc"][0]), str(e["loc"][0])), e["msg"]) for e in faults]
-        text = "; ".join(f"{name}: {what}" for name, what in wrong)
+        wrong = [(_env_name(e["loc"], env_names), e["msg"].removeprefix("Value error, ")) for e in faults]
+        text = "; ".join(f"{name}: {what}" if name else what for name, what in wrong)
         raise InvalidInput(Reason.INVALID_SETTINGS, f"settings cannot be used: {text}", violations=wrong) from None
+
+
+def _env_name(loc: tuple[int | str, ...], env_names: dict[str, str]) -> str:
+    """The setting at fault; "" when it is several together."""
+    return env_names.get(str(loc[0]), str(loc[0])) if loc else ""
 
 
 def _hint(name: str, own: set[str]) -> str:

@@ -1,0 +1,228 @@
+"""Records to messages: the one place that knows both."""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import code_pb2, status_pb2
+
+from gateway.names import BatchName
+from gateway.views import BatchView
+from gramserve.calls import Call
+from gramserve.errors import GramserveError, Reason, SlideFailed
+from gramserve.rpc.status import to_status
+from gramserve.store.manifest import ArtifactManifest
+from gramserve.store.manifest import Label as LabelRecord
+from gramserve.store.records import AliasRecord, BatchRecord, ErrorRecord, OutcomeRecord, Priority, SlideState
+from gramserve.v1 import model_pb2, slide_batch_pb2, slide_pb2
+
+_BATCH_CODES = {
+    Reason.CANCELLED: code_pb2.CANCELLED,
+    Reason.EXPIRED: code_pb2.DEADLINE_EXCEEDED,
+    Reason.TOO_MANY_FAILURES: code_pb2.ABORTED,
+}
+
+
+def timestamp(seconds: float) -> Timestamp:
+    """Unix seconds as a Timestamp, to the microsecond."""
+    stamp = Timestamp()
+    stamp.FromMicroseconds(round(seconds * 1e6))
+    return stamp
+
+
+def seconds_of(stamp: Timestamp) -> float:
+    """A Timestamp as Unix seconds."""
+    return stamp.seconds + stamp.nanos / 1e9
+
+
+def batch_to_message(view: BatchView) -> slide_batch_pb2.SlideBatch:
+    """A batch as clients see it."""
+    record, counts = view.record, view.counts
+    message = slide_batch_pb2.SlideBatch(
+        name=view.name.resource,
+        model=record.model,
+        model_version=record.model_version,
+        model_digest=record.model_digest,
+        priority=priority_to_message(record.priority),
+        max_failed_ratio=record.max_failed_ratio,
+        annotations=record.annotations,
+        state=slide_batch_pb2.SlideBatch.State.Value(f"STATE_{view.state}"),
+        completion_stats=slide_batch_pb2.CompletionStats(
+            total_count=counts.total,
+            queued_count=counts.queued,
+            running_count=counts.running,
+            succeeded_count=counts.succeeded,
+            failed_count=counts.failed,
+            cancelled_count=counts.cancelled,
+            expired_count=counts.expired,
+            review_count=counts.review,
+        ),
+        partial_failures=[_slide_error(error, view.name.slide(index)) for index, error in view.failures],
+        etag=view.etag,
+        retry_round=view.round,
+    )
+    times = {
+        "deliver_by": record.deliver_by,
+        "create_time": record.create_time,
+        "start_time": view.start_time,
+        "end_time": view.end_time,
+        "update_time": view.update_time,
+        "estimated_end_time": view.estimated_end_time,
+    }
+    for field, time in times.items():
+        if time is not None:
+            getattr(message, field).CopyFrom(timestamp(time))
+    if view.error is not None:
+        message.error.CopyFrom(batch_error(view.error))
+    if view.output_uri:
+        message.output_info.output_directory_uri = view.output_uri
+        message.output_info.manifest_digest = view.manifest_digest
+    return message
+
+
+def draft_to_message(record: BatchRecord) -> slide_batch_pb2.SlideBatch:
+    """What a batch would be: it has no state, and a name only where the client chose one."""
+    message = slide_batch_pb2.SlideBatch(
+        name=BatchName(record.laboratory, record.batch).resource if record.batch else "",
+        model=record.model,
+        model_version=record.model_version,
+        model_digest=record.model_digest,
+        priority=priority_to_message(record.priority),
+        max_failed_ratio=record.max_failed_ratio,
+        annotations=record.annotations,
+        completion_stats=slide_batch_pb2.CompletionStats(total_count=record.slide_count),
+    )
+    if record.deliver_by is not None:
+        message.deliver_by.CopyFrom(timestamp(record.deliver_by))
+    return message
+
+
+def slide_to_message(
+    name: BatchName,
+    index: int,
+    slide_id: str,
+    state: SlideState,
+    outcome: OutcomeRecord | None = None,
+    *,
+    attempts: int = 0,
+    time: float | None = None,
+) -> slide_pb2.Slide:
+    """A slide as clients see it. `outcome` belongs to SUCCEEDED and FAILED; `attempts`, `time` are for other states."""
+    message = slide_pb2.Slide(
+        name=name.slide(index),
+        index=index,
+        slide_id=slide_id,
+        state=slide_pb2.Slide.State.Value(f"STATE_{state}"),
+        attempt_count=attempts,
+    )
+    if outcome is not None:
+        message.attempt_count = outcome.attempts
+        message.worker_id = outcome.worker_id
+        message.artifact_digest = outcome.artifact_digest
+        message.engine = outcome.engine
+        message.queue_duration.FromMicroseconds(round(outcome.queue_s * 1e6))
+        message.inference_duration.FromMicroseconds(round(outcome.inference_s * 1e6))
+        if outcome.call is not None:
+            message.call.CopyFrom(call_to_message(Call.from_json(outcome.call)))
+        if outcome.error is not None:
+            message.error.CopyFrom(_slide_error(outcome.error, ""))
+        time = outcome.time
+    if time is not None:
+        message.update_time.CopyFrom(timestamp(time))
+    return message
+
+
+def call_to_message(call: Call) -> slide_pb2.Call:
+    """The call of a slide."""
+    return slide_pb2.Call(
+        outcome=slide_pb2.Call.Outcome.Value(f"OUTCOME_{call.outcome}"),
+        findings=[
+            slide_pb2.Finding(
+                label=finding.label,
+                probability=finding.probability,
+                tile_count=finding.tile_count,
+                evidence=[
+                    slide_pb2.Evidence(
+                        image_index=tile.image_index,
+                        x=tile.x,
+                        y=tile.y,
+                        width=tile.width,
+                        height=tile.height,
+                        probability=tile.probability,
+                    )
+                    for tile in finding.evidence
+                ],
+            )
+            for finding in call.findings
+        ],
+        unassessable_reason=call.unassessable_reason,
+        review_required=call.review_required,
+        review_reasons=list(call.review_reasons),
+        tile_count=call.tile_count,
+    )
+
+
+def batch_error(error: ErrorRecord) -> status_pb2.Status:
+    """Why a batch ended without all its results."""
+    reason = _reason(error)
+    status = to_status(GramserveError(reason, error.message))
+    status.code = _BATCH_CODES.get(reason, status.code)
+    return status
+
+
+def priority_to_message(priority: Priority) -> slide_batch_pb2.SlideBatch.Priority.ValueType:
+    """The scheduling class."""
+    return slide_batch_pb2.SlideBatch.Priority.Value(f"PRIORITY_{priority}")
+
+
+def model_to_message(model: str, aliases: dict[str, AliasRecord], latest_version: int) -> model_pb2.Model:
+    """A model with its aliases, by name."""
+    return model_pb2.Model(
+        name=f"models/{model}",
+        aliases=[
+            model_pb2.Alias(name=name, version=alias.version, update_time=timestamp(alias.time))
+            for name, alias in sorted(aliases.items())
+        ],
+        latest_version=latest_version,
+    )
+
+
+def version_to_message(manifest: ArtifactManifest, digest: str, aliases: list[str]) -> model_pb2.ModelVersion:
+    """A version of a model; what its report does not say stays at its default."""
+    evaluation, onnx = manifest.evaluation, manifest.files.get("model.onnx")
+    message = model_pb2.ModelVersion(
+        name=f"models/{manifest.model}/versions/{manifest.version}",
+        digest=digest,
+        architecture=manifest.source.architecture,
+        labels=[_label_to_message(label) for label in manifest.labels],
+        recipe=str(manifest.recipe.get("description") or manifest.recipe.get("name") or ""),
+        size_bytes=onnx.bytes if onnx else 0,
+        accuracy=_number(evaluation.get("artifact_accuracy")),
+        checkpoint_accuracy=_number(evaluation.get("checkpoint_accuracy")),
+        images_per_second=_number(evaluation.get("artifact_images_per_s")),
+        proved=evaluation.get("proved") is True,
+        aliases=aliases,
+    )
+    message.create_time.FromDatetime(manifest.created)
+    return message
+
+
+def _label_to_message(label: LabelRecord) -> model_pb2.Label:
+    return model_pb2.Label(
+        name=label.name,
+        kind=model_pb2.Label.Kind.Value(f"KIND_{label.kind.upper()}"),
+        gram=model_pb2.Label.Gram.Value(f"GRAM_{(label.gram or 'unspecified').upper()}"),
+        morphology=label.morphology or "",
+        arrangement=label.arrangement or "",
+    )
+
+
+def _slide_error(error: ErrorRecord, slide: str) -> status_pb2.Status:
+    return to_status(SlideFailed(_reason(error), error.message, metadata={"slide": slide} if slide else {}))
+
+
+def _reason(error: ErrorRecord) -> Reason:
+    return Reason.__members__.get(error.reason, Reason.INTERNAL)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

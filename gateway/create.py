@@ -1,0 +1,156 @@
+"""Accepting a batch: checked, then durable in the store, then queued, and only then answered."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from gateway.admission import Admission
+from gateway.models import Models
+from gateway.names import BatchName
+from gateway.placement import Placement
+from gateway.submission import Examiner, Identity, Submission, identify
+from gateway.turns import Turns
+from gramserve.errors import AlreadyExists, Exhausted, Reason, Unavailable
+from gramserve.metrics import Metrics
+from gramserve.store import layout
+from gramserve.store.batches import BatchStore
+from gramserve.store.objects import ObjectMissing
+from gramserve.store.records import BatchRecord, RequestRecord
+from gramserve.store.registry import Resolved
+from gramserve.v1 import slide_batch_service_pb2
+
+_WRITE_TOGETHER = 16
+
+
+class Creator:
+    """Accepts batches. `new_id` makes their ids, `clock` gives Unix seconds, `on_accepted` gets what to look after."""
+
+    def __init__(
+        self,
+        batches: BatchStore,
+        models: Models,
+        examiner: Examiner,
+        admission: Admission,
+        placement: Placement,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float],
+        new_id: Callable[[], str],
+        on_accepted: Callable[[BatchName], None],
+    ) -> None:
+        self._batches = batches
+        self._models = models
+        self._examiner = examiner
+        self._admission = admission
+        self._placement = placement
+        self._metrics = metrics
+        self._clock = clock
+        self._new_id = new_id
+        self._on_accepted = on_accepted
+        self._turns = Turns()
+
+    async def create(self, request: slide_batch_service_pb2.CreateSlideBatchRequest) -> BatchRecord:
+        """The batch that was accepted for this request, now or before (I3).
+
+        With `validate_only` nothing is written and the record has no batch id unless the client chose one.
+        """
+        identity = identify(request)
+        async with self._turns.of((identity.laboratory, identity.request_id or identity.batch or self._new_id())):
+            if (known := await self._accepted_before(identity)) is not None:
+                return known
+            submission = await self._examiner.examine(request.slide_batch)
+            resolved = await self._models.resolve(submission.model)
+            await self._admission.check(len(submission.slides))
+            record = self._record(identity, submission, resolved)
+            if request.validate_only:
+                return record
+            return await self._accept(identity, submission, record)
+
+    async def _accepted_before(self, identity: Identity) -> BatchRecord | None:
+        batch = identity.batch
+        if identity.request_id:
+            path = layout.request_path(identity.laboratory, identity.request_id)
+            try:
+                made = RequestRecord.from_json(await self._batches.objects.get(path))
+            except ObjectMissing:
+                pass
+            else:
+                _check_same(made, identity)
+                batch = made.batch
+        known = await self._batches.get_batch(identity.laboratory, batch) if batch else None
+        if known is not None:
+            await self._place(_same_batch(known, identity))
+        return known
+
+    def _record(self, identity: Identity, submission: Submission, resolved: Resolved) -> BatchRecord:
+        return BatchRecord(
+            laboratory=identity.laboratory,
+            batch=identity.batch,
+            request_id=identity.request_id,
+            fingerprint=identity.fingerprint,
+            model=submission.model,
+            model_version=resolved.name,
+            model_digest=resolved.digest,
+            slide_count=len(submission.slides),
+            priority=submission.priority,
+            deliver_by=submission.deliver_by,
+            max_failed_ratio=submission.max_failed_ratio,
+            annotations=submission.annotations,
+            create_time=self._clock(),
+        )
+
+    async def _accept(self, identity: Identity, submission: Submission, draft: BatchRecord) -> BatchRecord:
+        batch = identity.batch or self._new_id()
+        if identity.request_id:
+            wanted = RequestRecord(batch, identity.fingerprint)
+            made = await self._batches.create_request(identity.laboratory, identity.request_id, wanted)
+            _check_same(made, identity)
+            batch = made.batch
+        for some in _together(list(submission.contents.items())):
+            await asyncio.gather(*(self._keep(identity.laboratory, digest, data) for digest, data in some))
+        await self._batches.write_manifest(identity.laboratory, batch, submission.slides)
+        record = dataclasses.replace(draft, batch=batch)
+        kept = _same_batch(await self._batches.create_batch(record), identity)
+        await self._place(kept, new=kept == record)
+        return kept
+
+    async def _keep(self, laboratory: str, digest: str, data: bytes) -> None:
+        await self._batches.objects.create(layout.slide_path(laboratory, digest), data)
+
+    async def _place(self, record: BatchRecord, *, new: bool = False) -> None:
+        """Queues a batch that the store has; whatever becomes of this, it is looked after from now on (I1)."""
+        try:
+            if new:
+                self._metrics.count("slides_accepted", record.slide_count, priority=record.priority.value)
+                await self._placement.place_new(record)
+            else:
+                await self._placement.ensure(record)
+        except Exhausted as error:
+            # QUEUE_FULL promises that nothing was accepted, but the store has the batch and it will run.
+            raise Unavailable(
+                Reason.QUEUE_UNAVAILABLE,
+                "the batch is stored, but Redis is out of memory; repeat the request with the same request_id",
+                retry_after_s=error.retry_after_s,
+            ) from error
+        finally:
+            self._on_accepted(BatchName(record.laboratory, record.batch))
+
+
+def _check_same(made: RequestRecord, identity: Identity) -> None:
+    if made.fingerprint != identity.fingerprint:
+        raise AlreadyExists(
+            Reason.REQUEST_ID_REUSED, "the request_id was used before with another payload; make a new one"
+        )
+
+
+def _same_batch(record: BatchRecord, identity: Identity) -> BatchRecord:
+    if (record.request_id, record.fingerprint) != (identity.request_id, identity.fingerprint):
+        raise AlreadyExists(Reason.BATCH_ID_TAKEN, "another batch has this slide_batch_id")
+    return record
+
+
+def _together(items: list[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    for start in range(0, len(items), _WRITE_TOGETHER):
+        yield items[start : start + _WRITE_TOGETHER]

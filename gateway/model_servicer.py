@@ -1,0 +1,98 @@
+"""ModelService: which artifacts there are and which of them serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.convert import model_to_message, version_to_message
+from gateway.models import Models
+from gateway.names import invalid
+from gateway.paging import decode_token, encode_token, page_size
+from gramserve.store.registry import PRODUCTION, Registry
+from gramserve.v1 import model_pb2
+from gramserve.v1 import model_service_pb2 as service
+from gramserve.v1.model_service_pb2_grpc import ModelServiceServicer
+
+_PAGE = 50
+
+
+class ModelServicer(ModelServiceServicer):
+    """The model API; each method does what its rpc promises in protos/gramserve/v1/model_service.proto."""
+
+    def __init__(self, models: Models, registry: Registry) -> None:
+        self._models = models
+        self._registry = registry
+
+    async def ListModels(  # noqa: D102, N802
+        self, request: service.ListModelsRequest, context: Any
+    ) -> service.ListModelsResponse:
+        size, scope = page_size(request.page_size, _PAGE), ("models",)
+        position = decode_token(scope, request.page_token)
+        names = [name for name in await self._registry.models() if position is None or name > str(position[0])]
+        return service.ListModelsResponse(
+            models=[await self._model(name) for name in names[:size]],
+            next_page_token=encode_token(scope, [names[size - 1]]) if len(names) > size else "",
+        )
+
+    async def GetModel(self, request: service.GetModelRequest, context: Any) -> model_pb2.Model:  # noqa: D102, N802
+        return await self._model(_model_id(request.name, "name"))
+
+    async def ListModelVersions(  # noqa: D102, N802
+        self, request: service.ListModelVersionsRequest, context: Any
+    ) -> service.ListModelVersionsResponse:
+        model = _model_id(request.parent, "parent")
+        size, scope = page_size(request.page_size, _PAGE), ("versions", model)
+        position = decode_token(scope, request.page_token)
+        versions = sorted(await self._models.versions(model), reverse=True)
+        rest = [version for version in versions if position is None or version < int(position[0])]
+        return service.ListModelVersionsResponse(
+            model_versions=[await self._version(model, version) for version in rest[:size]],
+            next_page_token=encode_token(scope, [rest[size - 1]]) if len(rest) > size else "",
+        )
+
+    async def GetModelVersion(  # noqa: D102, N802
+        self, request: service.GetModelVersionRequest, context: Any
+    ) -> model_pb2.ModelVersion:
+        resolved = await self._registry.resolve(_version_name(request.name))
+        return await self._version(resolved.model, resolved.version)
+
+    async def PromoteModelVersion(  # noqa: D102, N802
+        self, request: service.PromoteModelVersionRequest, context: Any
+    ) -> model_pb2.Model:
+        name = _version_name(request.name)
+        if not name.rpartition("/")[2].isdecimal():
+            raise invalid("name", 'must end with the number of a version: "models/{model}/versions/{number}"')
+        resolved = await self._registry.resolve(name)
+        await self._registry.promote(resolved.model, resolved.version, request.alias or PRODUCTION)
+        return await self._model(resolved.model)
+
+    async def RollbackModel(  # noqa: D102, N802
+        self, request: service.RollbackModelRequest, context: Any
+    ) -> model_pb2.Model:
+        model = _model_id(request.name, "name")
+        await self._models.versions(model)
+        await self._registry.rollback(model, request.alias or PRODUCTION)
+        return await self._model(model)
+
+    async def _model(self, model: str) -> model_pb2.Model:
+        versions = await self._models.versions(model)
+        return model_to_message(model, await self._models.aliases(model), versions[-1])
+
+    async def _version(self, model: str, version: int) -> model_pb2.ModelVersion:
+        manifest, digest = await self._registry.manifest(model, version)
+        aliases = await self._models.aliases(model)
+        pointing = sorted(name for name, alias in aliases.items() if alias.version == version)
+        return version_to_message(manifest, digest, pointing)
+
+
+def _model_id(name: str, field: str) -> str:
+    head, _, model = name.partition("/")
+    if head != "models" or not model or "/" in model:
+        raise invalid(field, 'must be "models/{model}"')
+    return model
+
+
+def _version_name(name: str) -> str:
+    if name.count("/") != 3:
+        raise invalid("name", 'must be "models/{model}/versions/{version}"')
+    return name

@@ -1,0 +1,72 @@
+"""Settings of the gateway."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from gramserve.settings import CommaSeparated, SharedSettings
+
+
+class GatewaySettings(SharedSettings):
+    """What the gateway can be told; environment variables start with GRAMSERVE_GATEWAY_."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GRAMSERVE_GATEWAY_", frozen=True, extra="ignore", populate_by_name=True
+    )
+
+    listen: str = Field(default="127.0.0.1:50051", description="host:port for gRPC; port 0 takes a free one.")
+    metrics_host: str = Field(default="127.0.0.1", description="Address on which the metrics are shown.")
+    metrics_port: int = Field(
+        default=9101, ge=-1, le=65535, description="Port of the metrics; 0 takes a free one, -1 shows none."
+    )
+    manifest_roots: CommaSeparated = Field(
+        default=(), description="Folders, with commas between, whose files a manifest_uri may name; empty: none."
+    )
+    max_inline_slides: int = Field(default=10_000, ge=1, description="Most slides inside one CreateSlideBatch.")
+    max_manifest_slides: int = Field(
+        default=1_000_000, ge=1, le=1_000_000, description="Most slides in the file that a manifest_uri names."
+    )
+    max_manifest_bytes: int = Field(
+        default=256 << 20, ge=1, description="Largest file that a manifest_uri may name, bytes."
+    )
+    max_queued_slides: int = Field(
+        default=2_000_000, ge=1, description="Slides that may wait or run at once; more are refused with QUEUE_FULL."
+    )
+    max_upload_bytes: int = Field(default=1 << 30, ge=1, description="Largest image that may be uploaded, bytes.")
+    reconcile_interval_s: float = Field(
+        default=1.0, gt=0, description="How often open batches are looked at and leases are swept, seconds."
+    )
+    finish_interval_s: float = Field(
+        default=0.25, gt=0, description="How often a batch whose slides have all ended is noticed, seconds."
+    )
+    scan_interval_s: float = Field(
+        default=300.0, gt=0, description="How often the whole store is searched for unfinished batches, seconds."
+    )
+    stall_s: float = Field(
+        default=60.0, gt=0, description="A batch without progress for so long has its queue entries audited, seconds."
+    )
+    probe_interval_s: float = Field(
+        default=10.0, gt=0, description="How often a write to the store is tried for the health answer, seconds."
+    )
+    heartbeat_s: float = Field(default=30.0, gt=0, description="Longest silence of a watch, seconds.")
+    event_retention_s: float = Field(
+        default=86_400.0,
+        gt=0,
+        description="How long Redis keeps the events of a finished batch, seconds; afterwards a watch replays results.",
+    )
+    max_crashes: int = Field(
+        default=3, ge=1, description="Times a slide may crash its worker before it is given up. The same for workers."
+    )
+    shutdown_grace_s: float = Field(
+        default=10.0, ge=0, description="How long running calls may take to end when the gateway stops, seconds."
+    )
+
+    @field_validator("manifest_roots")
+    @classmethod
+    def _absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(Path(root).is_absolute() for root in roots):
+            raise ValueError("must be absolute paths")
+        return roots

@@ -1,0 +1,72 @@
+"""Taking back the leases of workers that are gone, and ending slides that took too many workers with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.names import BatchName
+from gateway.rounds import Rounds
+from gramserve.errors import Reason, Unavailable
+from gramserve.metrics import Metrics
+from gramserve.queue import ContactWatch, Lease, Queue
+from gramserve.store.batches import BatchStore
+from gramserve.store.records import ErrorRecord, OutcomeRecord, SlideState
+
+_CRASHED = ErrorRecord(
+    Reason.WORKER_CRASHED.value, "running the slide crashed its process too often; it is quarantined"
+)
+
+
+class Sweeper:
+    """Sweeps as `sweeper` whenever `contact` says that it is fair. `clock` gives Unix seconds."""
+
+    def __init__(
+        self,
+        batches: BatchStore,
+        rounds: Rounds,
+        queue: Queue,
+        contact: ContactWatch,
+        metrics: Metrics,
+        *,
+        sweeper: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._batches = batches
+        self._rounds = rounds
+        self._queue = queue
+        self._contact = contact
+        self._metrics = metrics
+        self._sweeper = sweeper
+        self._clock = clock
+
+    async def step(self) -> None:
+        """One sweep."""
+        if not self._contact.settled:
+            return
+        try:
+            reclaimed = await self._queue.reclaim(self._sweeper)
+        except Unavailable:
+            self._contact.lost()
+            raise
+        if reclaimed.requeued:
+            self._metrics.count("reconcile_repairs", reclaimed.requeued, cause="lease")
+        for lease in reclaimed.condemned:
+            await self._quarantine(lease)
+
+    async def _quarantine(self, lease: Lease) -> None:
+        name = BatchName.from_key(lease.batch)
+        outcome = OutcomeRecord(
+            index=lease.index,
+            round=lease.round,
+            state=SlideState.FAILED,
+            error=_CRASHED,
+            attempts=lease.attempts + lease.crashes,
+            artifact_digest=lease.digest,
+            queue_s=lease.queued_s,
+            time=self._clock(),
+        )
+        if await self._batches.record_outcome(name.laboratory, name.batch, outcome):
+            self._metrics.count("slides_quarantined")
+        else:  # the last worker wrote its result before it died: that one counts (I2)
+            outcome = (await self._rounds.outcomes(name, lease.round, [lease.index]))[lease.index]
+        await self._queue.complete(lease, self._sweeper, outcome.state.value, outcome.review_required)

@@ -1,0 +1,1 @@
+"""Tests of the gRPC plumbing, over a real socket."""
