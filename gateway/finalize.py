@@ -78,7 +78,7 @@ class Finalizer:
             if not await self._complete(name, current, snapshot):
                 return False
             final = await self._end(name, record, current, snapshot)
-        await self._queue.finish(name.key, final.state, retention_s=self._retention_s)
+        await self._queue.finish(name.key, final.state, expected_round=current.number, retention_s=self._retention_s)
         return True
 
     async def _complete(self, name: BatchName, current: Round, snapshot: Snapshot) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from gateway.convert import slide_to_message
 from gateway.filters import BATCH_FIELDS, SLIDE_FIELDS, parse_filter
@@ -77,8 +77,11 @@ class Listing:
 
     async def _states(self, name: BatchName, current: Round) -> SlideStates:
         final = await self._batches.final(name.laboratory, name.batch, current.number)
-        snapshot = None if final else await self._queue.snapshot(name.key)
-        return SlideStates(name, self._rounds, current, final, snapshot)
+        if final is not None:
+            return SlideStates(name, self._rounds, current, final, None, ())
+        # Leases first: a slide that ends in between is told by its outcome.
+        running = await self._queue.running(name.key)
+        return SlideStates(name, self._rounds, current, None, await self._queue.snapshot(name.key), running)
 
 
 class SlideStates:
@@ -91,12 +94,15 @@ class SlideStates:
         current: Round,
         final: FinalRecord | None,
         snapshot: Snapshot | None,
+        running: Collection[int],
     ) -> None:
         self._name = name
         self._rounds = rounds
         self._current = current
         self._final = final
-        self._open = _open_state(snapshot)
+        self._running = frozenset(running)
+        stopping = snapshot.stopping if snapshot is not None else ""
+        self._waiting = SlideState(stopping) if stopping else SlideState.QUEUED
 
     async def of(self, indices: range) -> dict[int, tuple[SlideState, OutcomeRecord | None]]:
         """State and outcome, where there is one, of each slide."""
@@ -115,20 +121,7 @@ class SlideStates:
             return before
         if outcome is not None and outcome.round == self._current.number:
             return outcome.state
-        return self._open
-
-
-def _open_state(snapshot: Snapshot | None) -> SlideState:
-    """The state of slides without an outcome. The queue counts those that run but does not name them.
-
-    So it is exact while all or none of them run, and QUEUED in between.
-    """
-    if snapshot is None:
-        return SlideState.QUEUED
-    if snapshot.running:
-        others = snapshot.queued + snapshot.cancelled + snapshot.expired
-        return SlideState.QUEUED if others else SlideState.RUNNING
-    return SlideState(snapshot.stopping) if snapshot.stopping else SlideState.QUEUED
+        return SlideState.RUNNING if index in self._running else self._waiting
 
 
 def _matches(state: SlideState, outcome: OutcomeRecord | None, wanted: Mapping[str, str]) -> bool:

@@ -58,7 +58,7 @@ class Retrier:
         if final is None:
             raise _not_terminal()
         # A gateway may have died between the end and its event; afterwards that event would be of the wrong round.
-        await self._queue.finish(name.key, final.state)
+        await self._queue.finish(name.key, final.state, expected_round=number)
         failed = tuple(i for i, letter in enumerate(final.slide_states) if letter == SlideState.FAILED.letter)
         if not failed:
             raise PreconditionFailed(Reason.NOTHING_TO_RETRY, "no slide of the batch failed")

@@ -111,6 +111,8 @@ class Tender:
                 return
             if self._monotonic() - care.since < self._stall_s * care.patience:
                 return
+        else:  # Redis was restarted and may have lost its last events
+            await self._queue.renumber(name.key)
         current = await self._rounds.load(record)
         repaired = await self._queue.audit(name.key, await self._rounds.remaining(name, current))
         if repaired:

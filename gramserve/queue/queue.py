@@ -204,12 +204,15 @@ class Queue:
         """Like `cancel`, with EXPIRED, for a batch whose time is over."""
         return await self._stop(batch, "EXPIRED")
 
-    async def finish(self, batch: str, state: str, *, retention_s: float = 3600.0) -> bool:
+    async def finish(
+        self, batch: str, state: str, *, expected_round: int | None = None, retention_s: float = 3600.0
+    ) -> bool:
         """Appends the terminal event `state` of the batch, and has Redis forget the batch after `retention_s`.
 
-        False when it is unknown, was finished before or still has live slides.
+        False when it is unknown, was finished before, still has live slides or is in another round than expected.
         """
-        return bool(await self._scripts.run("finish", batch, state, _ms(retention_s)))
+        expected = "" if expected_round is None else expected_round
+        return bool(await self._scripts.run("finish", batch, state, _ms(retention_s), expected))
 
     # Keeping order.
 
@@ -239,6 +242,10 @@ class Queue:
             repaired += self._known(int(await self._scripts.run("audit", batch, *indices[start : start + CHUNK])))
         return repaired
 
+    async def renumber(self, batch: str) -> None:
+        """Has the events of a batch go on far above all before; for after a restart of Redis, which can lose some."""
+        await self._scripts.run("renumber", batch)
+
     async def drain(self, worker: str) -> None:
         """Asks a worker to lease nothing more: its renewals answer DRAIN, its leases nothing. Forgotten after a day."""
         await self._scripts.run("drain", worker)
@@ -249,6 +256,13 @@ class Queue:
             return await self._redis.zscore(f"{self._tag}:draining", worker) is not None
 
     # Looking.
+
+    async def running(self, batch: str) -> list[int]:
+        """Indices of the slides of a batch that are leased now, ascending."""
+        with translated():
+            entries = await self._redis.zrange(f"{self._tag}:leased", 0, -1)
+        names = (str(entry).rpartition("/") for entry in entries)
+        return sorted(int(index) for name, _slash, index in names if name == batch)
 
     async def snapshot(self, batch: str) -> Snapshot | None:
         """The batch as it is now, or None when Redis does not know it."""

@@ -93,3 +93,32 @@ async def test_depth_says_how_long_the_next_slides_have_waited(lane: Lane, queue
     depth = await queue.depth()
     assert (depth.ready_stat, depth.leased) == (0, 2)
     assert depth.oldest_ready_s < 1e6
+
+
+async def test_after_a_restart_of_redis_no_sequence_is_used_twice(lane: Lane, queue: Queue) -> None:
+    await lane.fill("lab/a", 2)
+    before = (await queue.events("lab/a", 0))[-1].sequence
+    await queue.renumber("lab/a")
+    [lease, *_] = await queue.lease("w1", 1, idle=True)
+    after = (await queue.events("lab/a", before))[0]
+    assert lease.index == 0
+    assert after.sequence > 1_000_000_000_000_000  # microseconds since 1970: above all that was counted up
+    await queue.renumber("lab/a")  # nor does it ever go back
+    await queue.release([lease], "w1")
+    assert (await queue.events("lab/a", after.sequence))[0].sequence > after.sequence
+
+
+async def test_the_running_slides_of_a_batch_are_named(lane: Lane, queue: Queue) -> None:
+    await lane.fill("lab/a", 3)
+    await lane.fill("lab/a2", 3)
+    leases = await queue.lease("w1", 2, idle=True)
+    assert await queue.running("lab/a") == [lease.index for lease in leases] == [0, 1]
+    assert await queue.running("lab/a2") == []
+
+
+async def test_a_round_is_not_ended_in_the_place_of_another(lane: Lane, queue: Queue) -> None:
+    await lane.fill("lab/a", 1)
+    [lease] = await queue.lease("w1", 1, idle=True)
+    await queue.complete(lease, "w1", "SUCCEEDED")
+    assert not await queue.finish("lab/a", "SUCCEEDED", expected_round=1)
+    assert await queue.finish("lab/a", "SUCCEEDED", expected_round=0)
