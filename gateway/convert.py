@@ -10,8 +10,6 @@ from gateway.views import BatchView
 from gramserve.calls import Call
 from gramserve.errors import GramserveError, Reason, SlideFailed
 from gramserve.rpc.status import to_status
-from gramserve.store.manifest import ArtifactManifest
-from gramserve.store.manifest import Label as LabelRecord
 from gramserve.store.records import AliasRecord, BatchRecord, ErrorRecord, OutcomeRecord, Priority, SlideState
 from gramserve.v1 import model_pb2, slide_batch_pb2, slide_pb2
 
@@ -186,43 +184,9 @@ def model_to_message(model: str, aliases: dict[str, AliasRecord], latest_version
     )
 
 
-def version_to_message(manifest: ArtifactManifest, digest: str, aliases: list[str]) -> model_pb2.ModelVersion:
-    """A version of a model; what its report does not say stays at its default."""
-    evaluation, onnx = manifest.evaluation, manifest.files.get("model.onnx")
-    message = model_pb2.ModelVersion(
-        name=f"models/{manifest.model}/versions/{manifest.version}",
-        digest=digest,
-        architecture=manifest.source.architecture,
-        labels=[_label_to_message(label) for label in manifest.labels],
-        recipe=str(manifest.recipe.get("description") or manifest.recipe.get("name") or ""),
-        size_bytes=onnx.bytes if onnx else 0,
-        accuracy=_number(evaluation.get("artifact_accuracy")),
-        checkpoint_accuracy=_number(evaluation.get("checkpoint_accuracy")),
-        images_per_second=_number(evaluation.get("artifact_images_per_s")),
-        proved=evaluation.get("proved") is True,
-        aliases=aliases,
-    )
-    message.create_time.FromDatetime(manifest.created)
-    return message
-
-
-def _label_to_message(label: LabelRecord) -> model_pb2.Label:
-    return model_pb2.Label(
-        name=label.name,
-        kind=model_pb2.Label.Kind.Value(f"KIND_{label.kind.upper()}"),
-        gram=model_pb2.Label.Gram.Value(f"GRAM_{(label.gram or 'unspecified').upper()}"),
-        morphology=label.morphology or "",
-        arrangement=label.arrangement or "",
-    )
-
-
 def _slide_error(error: ErrorRecord, slide: str) -> status_pb2.Status:
     return to_status(SlideFailed(_reason(error), error.message, metadata={"slide": slide} if slide else {}))
 
 
 def _reason(error: ErrorRecord) -> Reason:
     return Reason.__members__.get(error.reason, Reason.INTERNAL)
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0

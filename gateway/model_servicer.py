@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.convert import model_to_message, version_to_message
+from gateway.convert import model_to_message
 from gateway.models import Models
 from gateway.names import invalid
 from gateway.paging import decode_token, encode_token, page_size
+from gramserve.store.messages import version_to_message
 from gramserve.store.registry import PRODUCTION, Registry
 from gramserve.v1 import model_pb2
 from gramserve.v1 import model_service_pb2 as service

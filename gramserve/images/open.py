@@ -15,9 +15,9 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
 from gramserve.errors import InvalidInput, NotFound, Reason, SlideFailed
+from gramserve.images.references import NotLocal, local_path, under
 from gramserve.store.layout import slide_path
 from gramserve.store.records import ImageRecord
 
@@ -99,9 +99,12 @@ class ReferenceOpener:
         return data
 
     def _file(self, uri: str, max_bytes: int) -> bytes:
-        path = _local_path(uri)
+        try:
+            path = local_path(uri)
+        except NotLocal as refused:
+            raise _denied(str(refused)) from None
         # Judged by its name first: a path outside the roots is denied alike whether or not it exists.
-        if not _under(os.path.normpath(path), self._named_roots | self._real_roots):
+        if not under(os.path.normpath(path), self._named_roots | self._real_roots):
             raise _denied("lies outside the folders that this server may read")
         try:
             handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -121,7 +124,7 @@ class ReferenceOpener:
         all links, and only then that same file is opened for reading through its handle.
         """
         itself = Path(f"/proc/self/fd/{handle}")
-        if not _under(str(itself.readlink()), self._real_roots):
+        if not under(str(itself.readlink()), self._real_roots):
             raise _denied("leads outside the folders that this server may read")
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
@@ -141,28 +144,6 @@ class _Refused(Exception):
     def __init__(self, reason: Reason, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
         self.reason, self.message, self.retryable = reason, message, retryable
-
-
-def _local_path(uri: str) -> str:
-    """The absolute path that `uri` ("file:///..." or a plain path) names; raises _Refused for anything else."""
-    path = uri
-    if uri.startswith("file:"):
-        try:
-            parts = urlsplit(uri)
-        except ValueError:
-            raise _denied("is not a valid file URI") from None
-        if parts.netloc not in {"", "localhost"} or parts.query or parts.fragment:
-            raise _denied("is not a plain file URI of this server")
-        path = unquote(parts.path)
-    if not path.startswith("/"):
-        raise _denied("is neither an uploaded image nor an absolute path on this server")
-    if "\0" in path or ".." in path.split("/"):
-        raise _denied("is not a plain path")
-    return path
-
-
-def _under(path: str, roots: set[str]) -> bool:
-    return any(os.path.commonpath((path, root)) == root for root in roots)
 
 
 def _denied(what: str) -> _Refused:

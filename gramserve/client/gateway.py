@@ -1,0 +1,281 @@
+"""The client of the gateway: upload images, create batches, follow them, read their calls, look after models."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+import grpc
+
+from gramserve.client.content import Content
+from gramserve.client.patience import Patience, reach
+from gramserve.client.uploading import upload
+from gramserve.client.watching import Reported
+from gramserve.errors import GramserveError, Reason, Unavailable
+from gramserve.rpc.channel import open_channel
+from gramserve.rpc.status import from_rpc_error
+from gramserve.v1 import image_service_pb2 as images
+from gramserve.v1 import model_service_pb2 as models
+from gramserve.v1 import slide_batch_service_pb2 as batches
+from gramserve.v1.image_service_pb2_grpc import ImageServiceStub
+from gramserve.v1.model_pb2 import Model, ModelVersion
+from gramserve.v1.model_service_pb2_grpc import ModelServiceStub
+from gramserve.v1.slide_batch_pb2 import Image, SlideBatch, SlideSource
+from gramserve.v1.slide_batch_service_pb2_grpc import SlideBatchServiceStub
+from gramserve.v1.slide_pb2 import Slide
+from gramserve.v1.upload_pb2 import UploadHeader, UploadStatus
+
+PAGE_SIZE = 1000
+PARALLEL_UPLOADS = 8
+
+
+class GramserveClient:
+    """A connection to the gateway at `target` ("host:port") for one laboratory; use it as an async context manager.
+
+    Messages are those of the contract (`gramserve.v1`). Every failure is a `gramserve.errors.GramserveError` with its
+    reason. Calls that find the service away or without room are repeated within `patience`; all of them are safe to
+    repeat, but for `rollback_model`, which is made once.
+    """
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:50051",
+        *,
+        laboratory: str = "default",
+        patience: Patience | None = None,
+    ) -> None:
+        self.laboratory = f"laboratories/{laboratory}"
+        self._patience = patience or Patience()
+        self._uploads = asyncio.Semaphore(PARALLEL_UPLOADS)
+        self._channel = open_channel(target)
+        self._images = ImageServiceStub(self._channel)
+        self._batches = SlideBatchServiceStub(self._channel)
+        self._models = ModelServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; running calls are cancelled."""
+        await self._channel.close()
+
+    async def connect(self, timeout_s: float = 5.0) -> None:
+        """Find out at once whether the gateway can be reached. Raises Unavailable (SERVICE_UNAVAILABLE)."""
+        await reach(self._channel, timeout_s)
+
+    # Images
+
+    async def upload_image(self, image: Path | bytes) -> str:
+        """Bring one encoded image (JPEG, PNG, TIFF) to the gateway and return its SHA-256, by which slides name it.
+
+        Bytes that the laboratory sent before are not sent again; an upload that broke goes on where it stopped.
+        Raises OSError when the file cannot be read.
+        """
+        async with self._uploads:
+            return await self._upload(await Content.of(image))
+
+    async def _upload(self, content: Content) -> str:
+        call_s = self._patience.call_s
+
+        async def status() -> UploadStatus:
+            request = images.GetImageUploadRequest(parent=self.laboratory, sha256=content.sha256)
+            return (await self._images.GetImageUpload(request, timeout=call_s)).status
+
+        async def send(messages: AsyncIterator[UploadHeader | bytes]) -> None:
+            async def requests() -> AsyncIterator[images.UploadImageRequest]:
+                async for message in messages:
+                    if isinstance(message, bytes):
+                        yield images.UploadImageRequest(chunk=message)
+                    else:
+                        yield images.UploadImageRequest(header=message)
+
+            await self._images.UploadImage(requests())
+
+        return await upload(content, parent=self.laboratory, patience=self._patience, status=status, send=send)
+
+    async def upload_slide(
+        self, slide_id: str, fields: Sequence[Path | bytes], *, specimen_type: str = ""
+    ) -> SlideSource:
+        """Upload the fields of one slide and return it as `create_batch` takes it; slides may go side by side."""
+        digests = await asyncio.gather(*(self.upload_image(field) for field in fields))
+        return SlideSource(
+            slide_id=slide_id, images=[Image(sha256=digest) for digest in digests], specimen_type=specimen_type
+        )
+
+    # Batches
+
+    async def create_batch(
+        self,
+        slides: Sequence[SlideSource] = (),
+        *,
+        model: str,
+        manifest_uri: str = "",
+        stat: bool = False,
+        deliver_by: datetime | None = None,
+        max_failed_ratio: float = 0.0,
+        annotations: Mapping[str, str] = MappingProxyType({}),
+        batch_id: str = "",
+        request_id: str = "",
+        validate_only: bool = False,
+    ) -> SlideBatch:
+        """Create a batch; when this returns every slide is durably queued.
+
+        `model` is "models/m", "models/m/versions/3" or "models/m/versions/production". `deliver_by` must know its time
+        zone. One `request_id` (a UUID4, made here when empty) is used for all attempts, so that none makes a second
+        batch; keep your own to make the call again after your process has died.
+        """
+        batch = SlideBatch(
+            model=model,
+            slides=slides,
+            manifest_uri=manifest_uri,
+            priority=SlideBatch.PRIORITY_STAT if stat else SlideBatch.PRIORITY_ROUTINE,
+            max_failed_ratio=max_failed_ratio,
+            annotations=annotations,
+        )
+        if deliver_by is not None:
+            batch.deliver_by.FromDatetime(deliver_by)
+        request = batches.CreateSlideBatchRequest(
+            parent=self.laboratory,
+            slide_batch_id=batch_id,
+            slide_batch=batch,
+            request_id=request_id or str(uuid.uuid4()),
+            validate_only=validate_only,
+        )
+        return await self._patience.call(self._batches.CreateSlideBatch, request)
+
+    async def get_batch(self, batch: str) -> SlideBatch:
+        """The batch (its name, or the last part of it): state, counts, first errors."""
+        return await self._patience.call(
+            self._batches.GetSlideBatch, batches.GetSlideBatchRequest(name=self.batch_name(batch))
+        )
+
+    async def list_batches(self, filter: str = "") -> AsyncIterator[SlideBatch]:  # noqa: A002  the word of the contract
+        """Batches of the laboratory, newest first; `filter` for example "state=RUNNING"."""
+        request = batches.ListSlideBatchesRequest(parent=self.laboratory, page_size=PAGE_SIZE, filter=filter)
+        while True:
+            page = await self._patience.call(self._batches.ListSlideBatches, request)
+            for batch in page.slide_batches:
+                yield batch
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def results(self, batch: str, filter: str = "") -> AsyncIterator[Slide]:  # noqa: A002  the word of the contract
+        """Slides of a batch with their calls and errors, by index; `filter` for example "state=FAILED"."""
+        request = batches.ListSlidesRequest(parent=self.batch_name(batch), page_size=PAGE_SIZE, filter=filter)
+        while True:
+            page = await self._patience.call(self._batches.ListSlides, request)
+            for slide in page.slides:
+                yield slide
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def watch_batch(
+        self, batch: str, *, after_sequence: int = 0
+    ) -> AsyncGenerator[batches.WatchSlideBatchResponse]:
+        """Events of a batch until it is terminal: each change of a slide or of the batch once, without a gap.
+
+        Connects again by itself, from the last sequence seen. Raises Unavailable when that fails for as long as
+        `patience` lasts.
+        """
+        reported = Reported(after_sequence)
+        backoff = self._patience.backoff()
+        while True:
+            request = batches.WatchSlideBatchRequest(name=self.batch_name(batch), after_sequence=reported.sequence)
+            call = self._batches.WatchSlideBatch(request)
+            try:
+                async for event in call:
+                    backoff.reset()
+                    if reported.is_new(event):
+                        yield event
+                # A batch that was retried has ended before: only the end of the stream is the end.
+                if reported.ended:
+                    return
+                error: GramserveError = Unavailable(
+                    Reason.SERVICE_UNAVAILABLE, "the gateway ended the stream before the batch ended"
+                )
+            except grpc.RpcError as rpc_error:
+                error = from_rpc_error(rpc_error)
+            finally:
+                call.cancel()
+            await backoff.wait_after(error)
+
+    async def wait_for_batch(self, batch: str) -> SlideBatch:
+        """The batch once it is terminal."""
+        async with aclosing(self.watch_batch(batch)) as events:
+            async for _ in events:
+                pass
+        return await self.get_batch(batch)
+
+    async def cancel_batch(self, batch: str, *, etag: str = "") -> SlideBatch:
+        """Ask for cancellation: slides that run finish, the others become CANCELLED."""
+        request = batches.CancelSlideBatchRequest(name=self.batch_name(batch), etag=etag)
+        return await self._patience.call(self._batches.CancelSlideBatch, request)
+
+    async def retry_batch(self, batch: str, *, request_id: str = "") -> SlideBatch:
+        """Queue the failed slides of a terminal batch again."""
+        request = batches.RetrySlideBatchRequest(
+            name=self.batch_name(batch), request_id=request_id or str(uuid.uuid4())
+        )
+        return await self._patience.call(self._batches.RetrySlideBatch, request)
+
+    def batch_name(self, batch: str) -> str:
+        """The resource name of a batch given by it or by its last part."""
+        return batch if "/" in batch else f"{self.laboratory}/slideBatches/{batch}"
+
+    # Models
+
+    async def list_models(self) -> AsyncIterator[Model]:
+        """Models by name."""
+        request = models.ListModelsRequest(page_size=PAGE_SIZE)
+        while True:
+            page = await self._patience.call(self._models.ListModels, request)
+            for model in page.models:
+                yield model
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def get_model(self, name: str) -> Model:
+        """The model "models/m"."""
+        return await self._patience.call(self._models.GetModel, models.GetModelRequest(name=name))
+
+    async def list_model_versions(self, name: str) -> AsyncIterator[ModelVersion]:
+        """Versions of the model "models/m", newest first."""
+        request = models.ListModelVersionsRequest(parent=name, page_size=PAGE_SIZE)
+        while True:
+            page = await self._patience.call(self._models.ListModelVersions, request)
+            for version in page.model_versions:
+                yield version
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def get_model_version(self, name: str) -> ModelVersion:
+        """The version "models/m/versions/3" or "models/m/versions/production"."""
+        return await self._patience.call(self._models.GetModelVersion, models.GetModelVersionRequest(name=name))
+
+    async def promote_model_version(self, name: str, *, alias: str = "production") -> Model:
+        """Point `alias` at the version "models/m/versions/3"; batches created from now on use it."""
+        request = models.PromoteModelVersionRequest(name=name, alias=alias)
+        return await self._patience.call(self._models.PromoteModelVersion, request)
+
+    async def rollback_model(self, name: str, *, alias: str = "production") -> Model:
+        """Point `alias` of "models/m" back at the version before. Not repeated: twice would go further back."""
+        request = models.RollbackModelRequest(name=name, alias=alias)
+        try:
+            return await self._models.RollbackModel(request, timeout=self._patience.call_s)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None

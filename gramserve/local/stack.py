@@ -1,0 +1,207 @@
+"""Redis, gateway, workers and optimizer of one machine: which there are, how they find each other, in which order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import importlib.util
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from gramserve.errors import GramserveError, PreconditionFailed, Reason, Unavailable
+from gramserve.local import tether
+from gramserve.local.service import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Service, ServiceSpec
+from gramserve.queue import EmbeddedRedis
+
+WATCH_REDIS_S = 0.2
+STOP_GRACE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """What to run and where: everything is kept below `data_dir`; ports listen on the loopback, 0 takes a free one.
+
+    `metrics_port` P > 0 shows metrics of the gateway at P, of the workers at P + 1 ..., of the optimizer after them.
+    """
+
+    data_dir: Path
+    gateway_port: int = 50051
+    optimizer_port: int = 50053
+    workers: int = 1
+    optimizer: bool = True
+    metrics_port: int = 0
+
+
+class _TetheredRedis(EmbeddedRedis):
+    """A redis-server that does not outlive this process, however it ends."""
+
+    def _spawn(self, program: Path) -> subprocess.Popen[bytes]:
+        with (self._data_dir / "redis.log").open("ab") as log:
+            return subprocess.Popen(
+                [*tether.launcher(), str(program), *self._options()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+
+class Stack:
+    """The services of one machine. `say` is given one line for each thing that a person should know."""
+
+    def __init__(self, options: StackOptions, say: Callable[[str], None]) -> None:
+        self._options = options
+        self._say = say
+        self._dir = options.data_dir.absolute()
+        self._redis = _TetheredRedis(self._dir / "redis")
+        self._services: list[Service] = []
+        self._keepers: list[asyncio.Task[None]] = []
+        self._lock: IO[str] | None = None
+
+    def address(self, name: str) -> str:
+        """Where the service "gateway", "worker-1" or "optimizer" listens; KeyError when it was not started."""
+        return {service.name: f"127.0.0.1:{service.port}" for service in self._services}[name]
+
+    async def start(self) -> None:
+        """Start everything, one after the other; returns when all of it serves.
+
+        Raises PreconditionFailed when the folder is in use or a package is missing, Unavailable or Unsafe when a part
+        does not start; whatever had started is stopped then.
+        """
+        self._check_packages()
+        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self._dir / "logs").mkdir(mode=0o700, exist_ok=True)
+        self._take_lock()
+        try:
+            await self._redis.start()
+            assert self._redis.binary is not None
+            kind = {"path": "from PATH", "bundled": "bundled"}[self._redis.binary.origin]
+            self._say(f"redis       {self._redis.binary.version} ({kind}), data in {self._dir / 'redis'}")
+            self._keepers.append(asyncio.create_task(self._keep_redis()))
+            for spec in self._specs():
+                service = Service(spec, self._dir / "logs" / f"{spec.name}.log", self._say)
+                self._services.append(service)
+                await service.start()
+                self._say(f"{spec.name:<11} 127.0.0.1:{service.port}, log in {service.log}")
+                self._keepers.append(asyncio.create_task(service.keep()))
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop workers and optimizer, which release what they hold, then the gateway, then Redis."""
+        gateway = [service for service in self._services if service.name == "gateway"]
+        others = [service for service in self._services if service.name != "gateway"]
+        for group in (others, gateway):
+            await asyncio.gather(*(service.stop(STOP_GRACE_S) for service in group))
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await self._redis.stop()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _specs(self) -> list[ServiceSpec]:
+        """The gateway first, as it makes the store; workers share the usable CPUs between their children."""
+        options = self._options
+        shared = {
+            "GRAMSERVE_STORE_URL": str(self._dir / "store"),
+            "GRAMSERVE_REDIS_URL": self._redis.url,
+            "GRAMSERVE_LOG_FORMAT": "json",
+        }
+        metrics = [options.metrics_port + n if options.metrics_port else -1 for n in range(options.workers + 2)]
+        gateway = {
+            "GRAMSERVE_GATEWAY_LISTEN": "127.0.0.1:{port}",
+            "GRAMSERVE_GATEWAY_METRICS_PORT": str(metrics[0]),
+        }
+        specs = [ServiceSpec("gateway", "gateway", shared | gateway, options.gateway_port)]
+        for number, children in enumerate(shares(len(os.sched_getaffinity(0)), options.workers), start=1):
+            worker = {
+                "GRAMSERVE_WORKER_LISTEN": "127.0.0.1:{port}",
+                "GRAMSERVE_WORKER_METRICS_PORT": str(metrics[number]),
+                "GRAMSERVE_WORKER_CHILDREN": str(children),
+            }
+            specs.append(ServiceSpec(f"worker-{number}", "inference_svc", shared | worker))
+        if options.optimizer:
+            optimizer = {
+                "GRAMSERVE_OPTIMIZER_LISTEN": "127.0.0.1:{port}",
+                "GRAMSERVE_OPTIMIZER_METRICS_PORT": str(metrics[-1]),
+                "GRAMSERVE_OPTIMIZER_WORK_FOLDER": str(self._dir / "optimizer"),
+            }
+            specs.append(ServiceSpec("optimizer", "optimizer_svc", shared | optimizer, options.optimizer_port))
+        return specs
+
+    def _check_packages(self) -> None:
+        needs = [("worker", "onnxruntime", "without it nothing runs slides")]
+        if self._options.optimizer:
+            needs.append(("optimizer", "torch", "or start without it: --no-optimizer"))
+        for extra, package, remark in needs:
+            if importlib.util.find_spec(package) is None:
+                raise PreconditionFailed(
+                    Reason.INVALID_SETTINGS, f"{package} is missing: pip install 'gramserve[{extra}]' ({remark})"
+                )
+
+    def _take_lock(self) -> None:
+        lock = (self._dir / "up.lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip()
+            lock.close()
+            raise PreconditionFailed(
+                Reason.INVALID_SETTINGS,
+                f"another `gramserve up` (process {owner or 'unknown'}) already runs on {self._dir}; stop it first",
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
+
+    async def _keep_redis(self) -> None:
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            await asyncio.sleep(WATCH_REDIS_S)
+            if self._redis.alive:
+                continue
+            self._say(f"redis ended; starting it again in {backoff_s:g} s")
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
+            try:
+                await self._redis.start()
+            except GramserveError as error:
+                self._say(f"redis did not start: {error.message}")
+            else:
+                self._say("redis is ready again")
+                backoff_s = FIRST_BACKOFF_S
+
+
+def shares(cpus: int, workers: int) -> list[int]:
+    """Child processes of each worker: the CPUs divided as evenly as they go, at least one each."""
+    each, more = divmod(max(cpus, workers), workers)
+    return [each + (number < more) for number in range(workers)]
+
+
+async def serve(stack: Stack, stop: asyncio.Event, say: Callable[[str], None]) -> None:
+    """Run `stack` until `stop` is set; says "ready" in between."""
+    starting = asyncio.create_task(stack.start())
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():  # asked to stop while starting
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Unavailable):
+            await starting
+        return
+    stopped_early = starting.exception()
+    if stopped_early is not None:
+        stopped.cancel()
+        raise stopped_early
+    say("ready")
+    await stopped
+    await stack.stop()

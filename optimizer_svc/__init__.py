@@ -1,0 +1,1 @@
+"""The optimizer: turns a laboratory's checkpoint into the fastest artifact that keeps its accuracy."""

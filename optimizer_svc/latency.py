@@ -1,0 +1,97 @@
+"""Measured speed: every candidate as the worker runs it, in turns, with confidence intervals."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from gramserve.runtime.engines import Engine
+from optimizer_svc.architecture import InputSpec
+from optimizer_svc.export import Deployable
+from optimizer_svc.spec import Stopped
+from optimizer_svc.statistics import median_interval
+from optimizer_svc.threads import torch_threads
+
+Run = Callable[[NDArray[np.uint8]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Seconds of one tile on one thread: median over rounds with its 95 % bootstrap interval."""
+
+    median_s: float
+    low_s: float
+    high_s: float
+    rounds: int
+
+    @property
+    def images_per_s(self) -> float:
+        """Tiles a second at the median."""
+        return 1 / self.median_s
+
+
+def measure(
+    runs: Mapping[str, Run],
+    tiles: NDArray[np.uint8],
+    *,
+    batch_tiles: int,
+    rounds: int = 30,
+    min_round_s: float = 0.02,
+    max_s: float = 60.0,
+    seed: int = 0,
+    should_stop: Callable[[], bool] = lambda: False,
+    timer: Callable[[], float] = time.perf_counter,
+) -> dict[str, Latency]:
+    """Times every one of `runs` on the same tiles (uint8 [N, S, S, 3]), `batch_tiles` at a time.
+
+    One round times each run once, in random order: what else the machine does then falls on all alike. A round repeats
+    a run until `min_round_s` is filled. It ends after `rounds`, or after 5 or more when `max_s` is over.
+    """
+    random = np.random.default_rng(seed)
+    batch = np.ascontiguousarray(tiles[:batch_tiles])
+    started = timer()
+    repeats: dict[str, int] = {}
+    for name, run in runs.items():
+        run(batch)  # warm-up: buffers, kernels, caches
+        begin = timer()
+        run(batch)
+        repeats[name] = max(1, math.ceil(min_round_s / max(1e-6, timer() - begin)))
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    for done in range(rounds):
+        if done >= 5 and timer() - started > max_s:
+            break
+        for place in random.permutation(len(names)):
+            if should_stop():
+                raise Stopped
+            name = names[place]
+            begin = timer()
+            for _ in range(repeats[name]):
+                runs[name](batch)
+            times[name].append((timer() - begin) / (repeats[name] * len(batch)))
+    return {
+        name: Latency(*median_interval(np.array(values), random), rounds=len(values)) for name, values in times.items()
+    }
+
+
+def engine_run(engine: Engine) -> Run:
+    """An engine, as the worker's child calls it."""
+    return engine.run
+
+
+def eager_run(model: nn.Module, spec: InputSpec) -> Run:
+    """The checkpoint as it is without any of this: torch eager fp32 on one thread, from the same uint8 tiles."""
+    deployable = Deployable(model, spec).eval()
+
+    def run(tiles: NDArray[np.uint8]) -> object:
+        with torch_threads(1), torch.inference_mode():
+            return deployable(torch.from_numpy(tiles))
+
+    return run

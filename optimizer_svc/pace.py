@@ -1,0 +1,68 @@
+"""How far a run is, as its caller sees it, and when it has to hurry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from optimizer_svc.spec import Progress, Stage, Stopped
+
+# Share of a whole run that each stage usually takes.
+SHARES = {
+    Stage.INGEST: 0.04,
+    Stage.BASELINE: 0.03,
+    Stage.PRUNE: 0.50,
+    Stage.EXPORT: 0.12,
+    Stage.QUANTIZE: 0.14,
+    Stage.MEASURE: 0.10,
+    Stage.ACCEPT: 0.02,
+    Stage.CALIBRATE: 0.01,
+    Stage.PACKAGE: 0.04,
+}
+# Training may use so much of the budget; what comes after it needs the rest.
+TRAINING_SHARE = 0.6
+
+
+class Pace:
+    """Tells the caller how far a run is, asks it whether to stop, and keeps the budget."""
+
+    def __init__(
+        self,
+        progress: Callable[[Progress], None],
+        clock: Callable[[], float],
+        should_stop: Callable[[], bool],
+        budget_minutes: float,
+    ) -> None:
+        self._progress = progress
+        self.clock = clock
+        self.should_stop = should_stop
+        self._started = clock()
+        self._budget_s = budget_minutes * 60
+        self._fraction = 0.0
+
+    @property
+    def training_deadline(self) -> float:
+        """When (by `clock`) training must have ended."""
+        return self._started + TRAINING_SHARE * self._budget_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the run began."""
+        return self.clock() - self._started
+
+    @property
+    def remaining_s(self) -> float:
+        """What is left of the budget, never below 0."""
+        return max(0.0, self._budget_s - self.elapsed_s)
+
+    def say(self, stage: Stage, message: str, within: float = 0.0) -> None:
+        """Reports `message` at `within` (0 to 1) of `stage`; raises Stopped when the caller wants no more."""
+        if self.should_stop():
+            raise Stopped
+        before = sum(share for other, share in SHARES.items() if list(Stage).index(other) < list(Stage).index(stage))
+        self._fraction = max(self._fraction, min(1.0, before + SHARES[stage] * min(1.0, within)))
+        self._progress(Progress(stage, message, self._fraction, self.elapsed_s, self.remaining_s))
+
+    def finish(self, message: str) -> None:
+        """Reports the end of the last stage."""
+        self._fraction = 1.0
+        self._progress(Progress(Stage.PACKAGE, message, 1.0, self.elapsed_s, self.remaining_s))

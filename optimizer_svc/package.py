@@ -1,0 +1,95 @@
+"""The chosen candidate as an artifact: model, golden vectors and the contract to run them under."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gramserve.runtime.engines import open_engine
+from gramserve.runtime.golden import make_golden
+from gramserve.samples import LABELS, Sample
+from gramserve.store.manifest import Aggregation, ArtifactDraft, Calibration, Preprocessing, Source
+from optimizer_svc.candidates import FP32, Candidate
+from optimizer_svc.environment import cpu, packages
+from optimizer_svc.ingest import Ingested
+from optimizer_svc.networks import Network
+from optimizer_svc.quantize import RECIPES
+from optimizer_svc.spec import OptimizationSpec
+
+GOLDEN_SEED = 20_261
+GOLDEN_EACH = 2
+# How far the logits of another CPU may be off, as a share of the largest golden logit. Int8 rounds to one of 256 steps
+# in every layer, and another order of fp32 sums moves some values to the next step.
+INT8_TOLERANCE, FP32_TOLERANCE = 0.05, 1e-3
+
+
+def golden_tiles(input_px: int) -> NDArray[np.uint8]:
+    """Synthetic tiles of every look and one of noise, uint8 [11, S, S, 3]: golden vectors hold no patient's pixels."""
+    tiles = [
+        Sample(label, GOLDEN_SEED + i, input_px, input_px).render() for label in LABELS for i in range(GOLDEN_EACH)
+    ]
+    noise = np.random.default_rng(GOLDEN_SEED).integers(0, 256, (input_px, input_px, 3), np.uint8)
+    return np.stack([*tiles, noise])
+
+
+def golden(candidate: Candidate, input_px: int) -> bytes:
+    """golden.npz of a candidate: synthetic tiles with the logits that its engine gives here."""
+    tiles = golden_tiles(input_px)
+    engine = open_engine(candidate.model, candidate.engine)
+    largest = float(np.abs(engine.run(tiles)).max())
+    share = FP32_TOLERANCE if candidate.recipe == FP32 else INT8_TOLERANCE
+    return make_golden(engine, tiles, tolerance=share * largest, batch_tiles=candidate.engine.batch_tiles)
+
+
+def aggregation_for(preprocessing: Preprocessing) -> Aggregation:
+    """The rules from tiles to a call that a new artifact starts with.
+
+    Where a field is a grid of many tiles, one tile out of many can be wrong by chance: a class needs two, and its
+    probability is the mean of its best two. Where a field is one tile, that tile is what a person chose to show.
+    """
+    tiles = 2 if preprocessing.tiling == "grid" else 1
+    return Aggregation(tile_probability=0.5, min_tiles=tiles, top_k=tiles, review_probability=0.8, max_evidence=5)
+
+
+def draft(
+    chosen: Candidate,
+    original: Network,
+    spec: OptimizationSpec,
+    ingested: Ingested,
+    *,
+    temperature: float,
+    evaluation: dict[str, Any],
+    created: datetime,
+) -> ArtifactDraft:
+    """The manifest of the artifact, short of what the registry adds."""
+    splits = ingested.splits
+    fingerprints = {split.name: split.fingerprint for split in (splits.train, splits.val, splits.test) if split}
+    counts = {split.name: split.counts(spec.labels) for split in (splits.train, splits.val, splits.test) if split}
+    recipe: dict[str, Any] = {"name": chosen.recipe, "network": chosen.network.name, "exporter": chosen.exporter}
+    title = RECIPES[chosen.recipe].title if chosen.recipe in RECIPES else "fp32"
+    recipe["description"] = f"{chosen.network.name} network, {title}"
+    if chosen.recipe in RECIPES:
+        recipe["quantization"] = RECIPES[chosen.recipe].to_json()
+    return ArtifactDraft(
+        created=created,
+        source=Source(
+            checkpoint_sha256=ingested.checkpoint.sha256,
+            architecture=spec.architecture,
+            parameters=original.parameters,
+            macs=original.macs,
+        ),
+        labels=spec.labels,
+        preprocessing=ingested.preprocessing,
+        calibration=Calibration(temperature=temperature),
+        aggregation=aggregation_for(ingested.preprocessing),
+        engine=chosen.engine,
+        widths=dict(chosen.network.widths),
+        recipe=recipe,
+        split={"fingerprints": fingerprints, "tiles": counts, "notes": list(splits.notes)},
+        packages=packages(),
+        cpu=cpu(),
+        evaluation=evaluation,
+    )

@@ -1,0 +1,59 @@
+"""Settings of the optimizer service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from gramserve.settings import CommaSeparated, SharedSettings
+
+PREFIX = "GRAMSERVE_OPTIMIZER_"
+
+
+class OptimizerSettings(SharedSettings):
+    """What the optimizer service needs to know."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
+
+    listen: str = Field(default="127.0.0.1:50053", description="Address of the gRPC API, host:port; port 0 is any.")
+    metrics_host: str = Field(default="127.0.0.1", description="Address on which the metrics are shown.")
+    metrics_port: int = Field(
+        default=9103, ge=-1, le=65535, description="Port of the metrics; 0 takes a free one, -1 shows none."
+    )
+    work_folder: str = Field(
+        default="./gramserve-data/optimizer",
+        description="Local folder for running optimizations; what is finished there survives a restart.",
+    )
+    allowed_roots: CommaSeparated = Field(
+        default=(),
+        description="Folders from which checkpoints and data may be read by reference; empty allows uploads only.",
+    )
+    max_upload_bytes: int = Field(default=20 * 2**30, ge=1, description="Largest file that can be uploaded, bytes.")
+    max_budget_minutes: float = Field(
+        default=1440.0, gt=0, description="Longest time that an optimization may aim at, minutes."
+    )
+    cores: int = Field(default=0, ge=0, description="Cores that a running optimization may use; 0 is all.")
+    nice: int = Field(
+        default=10, ge=0, le=19, description="How far a running optimization steps back so that serving goes on."
+    )
+    poll_s: float = Field(
+        default=0.5, ge=0.05, description="How often the queue is asked for work and a watcher looks, seconds."
+    )
+    reconcile_s: float = Field(
+        default=30.0, gt=0, description="How often the queue is compared with the store, seconds."
+    )
+    retry_s: float = Field(
+        default=5.0, ge=0, description="Delay of another try after an error that may pass, seconds; doubles each time."
+    )
+    stop_grace_s: float = Field(
+        default=10.0, ge=0, description="How long running calls and a running step may take at shutdown, seconds."
+    )
+
+    @model_validator(mode="after")
+    def _roots_are_absolute(self) -> Self:
+        if any(not Path(root).is_absolute() for root in self.allowed_roots):
+            raise ValueError("allowed_roots must be absolute paths")
+        return self

@@ -1,0 +1,83 @@
+"""What an optimization is asked to do, how far it is and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from gramserve.store.manifest import ArtifactDraft, Label
+
+
+class Stage(StrEnum):
+    """The stages of an optimization, in their order."""
+
+    INGEST = "INGEST"
+    BASELINE = "BASELINE"
+    PRUNE = "PRUNE"
+    EXPORT = "EXPORT"
+    QUANTIZE = "QUANTIZE"
+    MEASURE = "MEASURE"
+    ACCEPT = "ACCEPT"
+    CALIBRATE = "CALIBRATE"
+    PACKAGE = "PACKAGE"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an optimization is.
+
+    `message` is one sentence for a person, without paths or names of files; `fraction` (0 to 1) is of the whole
+    optimization and never falls; `elapsed_s` counts from the start of the run, `remaining_s` is what is left of the
+    budget (never below 0).
+    """
+
+    stage: Stage
+    message: str
+    fraction: float
+    elapsed_s: float
+    remaining_s: float
+
+
+class Stopped(Exception):
+    """The caller asked to stop; what is finished is kept and the next run goes on from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizationSpec:
+    """One optimization.
+
+    `checkpoint` is a local file (safetensors or a torch zip file) of the timm `architecture` whose outputs stand in
+    the order of `labels`; `data` is an ImageFolder. `margin` and `recall_margin` are the non-inferiority margins of
+    accuracy and of each class's recall, as fractions. `prune_macs` is the share of multiply-accumulates that pruning
+    keeps (1.0: no pruning). `recipes` are names in `optimizer_svc.quantize.RECIPES`; empty means all. `input_px`,
+    `mean` and `std` default to the checkpoint's own metadata, then to timm's.
+    """
+
+    checkpoint: Path
+    architecture: str
+    labels: tuple[Label, ...]
+    data: Path
+    model: str
+    budget_minutes: float = 20.0
+    margin: float = 0.01
+    recall_margin: float = 0.05
+    allow_unproved: bool = False
+    prune_macs: float = 0.5
+    recipes: tuple[str, ...] = ()
+    input_px: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    distill_epochs: int = 30
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizationResult:
+    """An accepted artifact: its `files` by name (all but manifest.json), its manifest, headline and full report."""
+
+    files: dict[str, bytes]
+    manifest: ArtifactDraft
+    summary: dict[str, Any]
+    report: dict[str, Any]

@@ -1,0 +1,95 @@
+"""A job process whose search is a script: everything but the training is the real one.
+
+The optimization's architecture names the scenario.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gramserve.errors import NotAccepted, Reason
+from gramserve.store.manifest import (
+    Aggregation,
+    ArtifactDraft,
+    Calibration,
+    EngineSettings,
+    Label,
+    Preprocessing,
+    Source,
+)
+from optimizer_svc import job_process
+from optimizer_svc.messages import Going, Message
+from optimizer_svc.records import JobRecord
+from optimizer_svc.spec import OptimizationResult, Stopped
+
+
+def run(
+    job: JobRecord, workspace: Path, say: Callable[[Message], None], stop: Callable[[], bool]
+) -> OptimizationResult:
+    """What `optimizer_svc.job_process` would have had the core do."""
+    folder = workspace / "run"
+    folder.mkdir(exist_ok=True)
+    with (folder / "runs").open("a") as runs:
+        runs.write("x")
+    print("a library prints the name of Jane Doe")
+    (folder / "pid").write_text(str(os.getpid()))
+    say(Going("BASELINE", "Measuring the checkpoint", 0.25))
+    match job.architecture:
+        case "finishes":
+            pass
+        case "is_refused":
+            (folder / "report.json").write_text('{"why": "no candidate"}')
+            raise NotAccepted(Reason.NOT_ACCEPTED, "no candidate is as good as the checkpoint", metadata={"tried": "3"})
+        case "breaks":
+            raise ValueError("Jane Doe")
+        case "crashes":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "waits":
+            _wait(stop)
+        case "waits_once":
+            if len((folder / "runs").read_text()) == 1:
+                _wait(stop)
+        case "does_not_listen":
+            _wait(lambda: False)
+        case "has_children":
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            (folder / "child").write_text(str(child.pid))
+            _wait(stop)
+        case other:
+            raise AssertionError(other)
+    say(Going("PACKAGE", "Packing the artifact", 0.95))
+    return _result(job)
+
+
+def _wait(stop: Callable[[], bool]) -> None:
+    while not stop():
+        time.sleep(0.01)
+    raise Stopped
+
+
+def _result(job: JobRecord) -> OptimizationResult:
+    draft = ArtifactDraft(
+        created=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        source=Source(checkpoint_sha256="0" * 64, architecture=job.architecture, parameters=1, macs=1),
+        labels=tuple(Label.model_validate(label) for label in job.labels),
+        preprocessing=Preprocessing(input_px=32, tiling="single", tile_px=32, max_single_px=0, min_px=8),
+        calibration=Calibration(temperature=1.0),
+        aggregation=Aggregation(tile_probability=0.5, min_tiles=1, top_k=1, review_probability=0.5, max_evidence=1),
+        engine=EngineSettings(name="onnxruntime"),
+        recipe={"description": "int8 per-channel"},
+        evaluation={"artifact_accuracy": 0.96, "checkpoint_accuracy": 0.97, "proved": True},
+    )
+    files = {"model.onnx": b"onnx", "report.json": b"{}", "report.html": b"<p>fine</p>"}
+    return OptimizationResult(files=files, manifest=draft, summary={}, report={})
+
+
+if __name__ == "__main__":
+    job_process._run = run
+    job_process.main(Path(sys.argv[1]))
