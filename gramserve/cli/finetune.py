@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +35,7 @@ def finetune(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ) -> None:
     """Fine-tune an architecture on labelled tiles: first its head on a frozen backbone, then all of it."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded; see optimizer_svc/process.py
     try:  # here, because it takes seconds and most installations have no torch
         from optimizer_svc import finetune as training  # noqa: PLC0415
         from optimizer_svc.labels import read_labels  # noqa: PLC0415
