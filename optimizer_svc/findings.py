@@ -148,7 +148,7 @@ def why_not(trial: Trial, labels: Sequence[Label]) -> str:
     few = [label.name for label in labels if label.name in comparison.recalls]
     unproved = [name for name in few if not comparison.recalls[name].proved]
     parts = [] if comparison.difference.proved else ["accuracy"]
-    parts += [f"recall of {name}" for name in unproved]
+    parts += [f"recall of {', '.join(unproved)}"] if unproved else []
     return f"not proved with {comparison.difference.tiles} tiles: {', '.join(parts)}"
 
 

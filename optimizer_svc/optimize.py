@@ -39,6 +39,7 @@ def run_optimization(
     labels, data, recipes), ArtifactInvalid PARITY_FAILED, NotAccepted, Stopped.
     """
     pace = Pace(progress, clock, should_stop, spec.budget_minutes)
+    spec.check()
     recipe_names(spec)
     findings = _search(spec, Workspace(workspace), pace, now)
     pace.say(Stage.PACKAGE, "Writing the report")

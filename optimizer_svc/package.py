@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
-from gramserve.runtime.engines import open_engine
+from gramserve.runtime.engines import INPUT, OUTPUT, open_engine
 from gramserve.runtime.golden import make_golden
 from gramserve.samples import LABELS, Sample
 from gramserve.store.manifest import Aggregation, ArtifactDraft, Calibration, Preprocessing, Source
@@ -21,9 +22,8 @@ from optimizer_svc.spec import OptimizationSpec
 
 GOLDEN_SEED = 20_261
 GOLDEN_EACH = 2
-# How far the logits of another CPU may be off, as a share of the largest golden logit. Int8 rounds to one of 256 steps
-# in every layer, and another order of fp32 sums moves some values to the next step.
-INT8_TOLERANCE, FP32_TOLERANCE = 0.05, 1e-3
+# How far the logits of another CPU may be off, as a share of the largest golden logit: at least, and at most.
+INT8_TOLERANCE, FP32_TOLERANCE, MAX_TOLERANCE = 0.05, 1e-3, 0.25
 
 
 def golden_tiles(input_px: int) -> NDArray[np.uint8]:
@@ -39,9 +39,23 @@ def golden(candidate: Candidate, input_px: int) -> bytes:
     """golden.npz of a candidate: synthetic tiles with the logits that its engine gives here."""
     tiles = golden_tiles(input_px)
     engine = open_engine(candidate.model, candidate.engine)
-    largest = float(np.abs(engine.run(tiles)).max())
+    logits = engine.run(tiles)
+    largest = float(np.abs(logits).max())
+    # Int8 rounds to one of 256 steps in every layer, and another order of sums moves some values to the next step. How
+    # much that matters in this model is seen from the same arithmetic without fused kernels; twice that is still sound.
+    rounding = 2 * float(np.abs(logits - _unfused(candidate.model, tiles)).max())
     share = FP32_TOLERANCE if candidate.recipe == FP32 else INT8_TOLERANCE
-    return make_golden(engine, tiles, tolerance=share * largest, batch_tiles=candidate.engine.batch_tiles)
+    tolerance = min(max(share * largest, rounding), MAX_TOLERANCE * largest)
+    return make_golden(engine, tiles, tolerance=tolerance, batch_tiles=candidate.engine.batch_tiles)
+
+
+def _unfused(model: bytes, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits [N, C] by onnxruntime node by node: quantized values are computed with in fp32."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run([OUTPUT], {INPUT: tiles})[0], np.float32)
 
 
 def aggregation_for(preprocessing: Preprocessing) -> Aggregation:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 # Stand-in colours that the page replaces by its own; matplotlib knows no CSS variables.
 INK, MUTED, GOOD, BAD, ACCENT, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 CSS = {INK: "--ink", MUTED: "--muted", GOOD: "--good", BAD: "--bad", ACCENT: "--accent", PAPER: "--paper"}
+LOWEST = 0.12  # a candidate that is less accurate than the checkpoint by this is not worth a place on the scale
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gramserve",
@@ -35,12 +36,16 @@ STYLE: Any = {
 
 
 def pareto(candidates: Sequence[Mapping[str, Any]], checkpoint: Mapping[str, Any]) -> str:
-    """Accuracy over speed of every candidate; up and right is better."""
+    """Accuracy over speed of every candidate; up and right is better, a triangle at the bottom lies below the plot."""
     with mpl.rc_context(STYLE):
         figure, axes = _figure(7.6, 4.2)
         shown = [c for c in candidates if c["accuracy"] is not None and c["images_per_s"]]
+        floor = checkpoint["accuracy"] - LOWEST
         for candidate in shown:
-            _point(axes, candidate)
+            if candidate["accuracy"] < floor:
+                axes.plot(candidate["images_per_s"], 100 * floor, "v", color=BAD, markersize=8, clip_on=False)
+            else:
+                _point(axes, candidate)
         _point(axes, {**checkpoint, "accepted": True, "chosen": False}, marker="s", colour=INK)
         axes.axhline(100 * checkpoint["accuracy"], color=INK, linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
@@ -49,6 +54,7 @@ def pareto(candidates: Sequence[Mapping[str, Any]], checkpoint: Mapping[str, Any
         ticks = _log_ticks(min(speeds) / 1.3, max(speeds) * 1.3)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], 100 * floor), top=min(axes.get_ylim()[1], 101))
         axes.set_xlabel("images per second on one thread")
         axes.set_ylabel("accuracy on val, %")
         axes.grid()

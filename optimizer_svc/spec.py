@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from gramserve.errors import InvalidInput, Reason
 from gramserve.store.manifest import ArtifactDraft, Label
 
 
@@ -71,6 +72,28 @@ class OptimizationSpec:
     std: tuple[float, float, float] | None = None
     distill_epochs: int = 30
     seed: int = 0
+
+    def check(self) -> None:
+        """Raises InvalidInput INVALID_FIELD, naming every setting that makes no sense."""
+        wrong = [
+            (name, f"must be {rule}")
+            for name, rule, holds in (
+                ("model", "a name", bool(self.model)),
+                ("labels", "2 or more", len(self.labels) >= 2),
+                ("budget_minutes", "above 0", self.budget_minutes > 0),
+                ("margin", "above 0 and at most 1", 0 < self.margin <= 1),
+                ("recall_margin", "above 0 and at most 1", 0 < self.recall_margin <= 1),
+                ("prune_macs", "above 0 and at most 1", 0 < self.prune_macs <= 1),
+                ("input_px", "16 to 2048", self.input_px is None or 16 <= self.input_px <= 2048),
+                ("std", "above 0", self.std is None or min(self.std) > 0),
+                ("distill_epochs", "0 or more", self.distill_epochs >= 0),
+                ("seed", "0 or more", self.seed >= 0),
+            )
+            if not holds
+        ]
+        if wrong:
+            text = "; ".join(f"{name} {rule}" for name, rule in wrong)
+            raise InvalidInput(Reason.INVALID_FIELD, text, violations=wrong)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import importlib.util
 import os
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,20 +36,6 @@ class StackOptions:
     metrics_port: int = 0
 
 
-class _TetheredRedis(EmbeddedRedis):
-    """A redis-server that does not outlive this process, however it ends."""
-
-    def _spawn(self, program: Path) -> subprocess.Popen[bytes]:
-        with (self._data_dir / "redis.log").open("ab") as log:
-            return subprocess.Popen(
-                [*tether.launcher(), str(program), *self._options()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-
 class Stack:
     """The services of one machine. `say` is given one line for each thing that a person should know."""
 
@@ -58,7 +43,7 @@ class Stack:
         self._options = options
         self._say = say
         self._dir = options.data_dir.absolute()
-        self._redis = _TetheredRedis(self._dir / "redis")
+        self._redis = EmbeddedRedis(self._dir / "redis", launcher=tether.launcher())
         self._services: list[Service] = []
         self._keepers: list[asyncio.Task[None]] = []
         self._lock: IO[str] | None = None

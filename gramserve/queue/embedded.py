@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -54,11 +55,21 @@ class EmbeddedRedis:
     """A redis-server of our own, as a child process, whose data outlives it in `data_dir` (made with mode 0700).
 
     It listens on a unix socket that only this user can open, and with `port` > 0 on that port of the loopback too.
-    Every write goes to an append-only file. `max_memory_bytes` 0 means no limit. After the process died, `start`
+    Every write goes to an append-only file. `max_memory_bytes` 0 means no limit; `launcher` are words put before the
+    command, such as a program that ties its life to ours. After the process died, `start`
     again brings it back with its data.
     """
 
-    def __init__(self, data_dir: Path, *, port: int = 0, prefer: Origin = "path", max_memory_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        port: int = 0,
+        prefer: Origin = "path",
+        max_memory_bytes: int = 0,
+        launcher: Sequence[str] = (),
+    ) -> None:
+        self._launcher = tuple(launcher)
         self._data_dir = data_dir.absolute()
         self._port = port
         self._prefer = prefer
@@ -131,7 +142,7 @@ class EmbeddedRedis:
     def _spawn(self, program: Path) -> subprocess.Popen[bytes]:
         with (self._data_dir / "redis.log").open("ab") as log:
             return subprocess.Popen(
-                [str(program), *self._options()],
+                [*self._launcher, str(program), *self._options()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

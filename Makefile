@@ -1,0 +1,69 @@
+# Everything a newcomer types. `make demo` and `make test` set up what they need.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+# Package index with CPU-only wheels of torch, where you have one: a quarter of the download.
+TORCH_INDEX ?=
+# More words for pytest, e.g. make test ARGS="-k queue".
+ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input install
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: help setup demo test check bench proto up clean
+
+help: ## Show this.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+setup: $(STAMP) ## Make .venv and install everything (again when pyproject.toml changes).
+	@echo "gramserve is set up in .venv"
+
+# One environment for all targets. A half-made one is made anew, a network failure is tried once more.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "gramserve needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	    echo "set-up 1/2: making .venv"; \
+	    $(PYTHON) -m venv --clear .venv \
+	        || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv"; exit 1; }; }
+	@if [ -n "$(TORCH_INDEX)" ]; then \
+	    echo "set-up: torch from $(TORCH_INDEX)"; \
+	    { $(PIP) --index-url "$(TORCH_INDEX)" torch torchvision && $(BIN)/python -c 'import torchvision'; } \
+	        || { echo "torch from there does not work; taking the default one"; \
+	             $(BIN)/python -m pip --quiet --quiet uninstall --yes torch torchvision; }; \
+	fi
+	@echo "set-up 2/2: installing packages, torch among them (one to three minutes)"
+	@start=$$SECONDS; \
+	    $(PIP) --editable '.[dev]' || { echo "once more, in case the network failed"; sleep 5; $(PIP) --editable '.[dev]'; }; \
+	    echo "set-up done, packages took $$((SECONDS - start)) s"
+	@touch $@
+
+demo: $(STAMP) ## Synthetic slides through the whole system: fine-tune, optimize, serve, submit, calls.
+	@$(BIN)/python -m examples.demo
+
+test: $(STAMP) ## Run all tests.
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q $(ARGS)
+
+check: $(STAMP) ## Lint, format, types, stubs and contract.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python protos/generate.py --check
+	@protos/lint.sh
+
+bench: $(STAMP) ## Measure and write benchmarks/results/.
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+proto: $(STAMP) ## Generate the stubs from protos/.
+	@$(BIN)/python protos/generate.py
+
+up: $(STAMP) ## Run Redis, gateway, worker and optimizer on this machine, data in ./gramserve-data.
+	@$(BIN)/gramserve up --data-dir gramserve-data $(ARGS)
+
+clean: ## Remove what the demo and the tools left; .venv and gramserve-data stay.
+	@rm -rf .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info examples/node_client/node_modules
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from optimizer_svc.workspace import Kept, Workspace, content_key
+
+
+def test_a_stage_is_made_once_for_its_input(tmp_path: Path) -> None:
+    made = []
+
+    def make() -> Kept:
+        made.append(1)
+        return Kept({"accuracy": 0.5}, {"model.onnx": b"weights"})
+
+    first = Workspace(tmp_path).once("export", {"a": 1}, make)
+    again = Workspace(tmp_path).once("export", {"a": 1}, make)
+    assert first == again == Kept({"accuracy": 0.5}, {"model.onnx": b"weights"})
+    assert len(made) == 1
+    Workspace(tmp_path).once("export", {"a": 2}, make)
+    Workspace(tmp_path).once("quantize", {"a": 1}, make)
+    assert len(made) == 3
+
+
+def test_a_stage_that_was_killed_half_way_is_made_again(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        workspace.once("export", {}, _killed)
+    kept = workspace.once("export", {}, lambda: Kept({}, {"model.onnx": b"whole"}))
+    (folder,) = tmp_path.iterdir()
+    (folder / "done.json").unlink()
+    (folder / "model.onnx").write_bytes(b"ha")
+    assert workspace.once("export", {}, lambda: kept).files == {"model.onnx": b"whole"}
+
+
+def _killed() -> Kept:
+    raise KeyboardInterrupt
+
+
+def test_a_key_does_not_depend_on_the_order_of_its_parts() -> None:
+    assert content_key({"a": 1, "b": [1.5, "x"]}) == content_key({"b": [1.5, "x"], "a": 1})
+    assert content_key({"a": 1}) != content_key({"a": 2})
