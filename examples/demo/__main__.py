@@ -32,7 +32,7 @@ EPOCHS = 18
 TILES = {"train": 120, "val": 80, "test": 40}
 SEED = 7
 
-out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120, record=True)
 
 
 @contextmanager
@@ -120,4 +120,6 @@ if __name__ == "__main__":
         code = asyncio.run(main())
     except GramserveError as error:
         sys.exit(f"demo: {error.message} ({error.reason})")
+    if len(sys.argv) > 1:  # python -m examples.demo docs/demo.svg: the picture of the README
+        out.save_svg(sys.argv[1], title="make demo")
     sys.exit(code)

@@ -13,7 +13,7 @@ from gramserve.cli.speech import console, refuse
 def samples(
     folder: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.", metavar="DIR")],
     train: Annotated[int, typer.Option(help="Training tiles of each class.", min=1)] = 120,
-    val: Annotated[int, typer.Option(help="Validation tiles of each class.", min=1)] = 60,
+    val: Annotated[int, typer.Option(help="Validation tiles of each class.", min=1)] = 120,
     tile_px: Annotated[int, typer.Option(help="Edge of a tile in pixels.", min=64, max=1024)] = 160,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ) -> None:

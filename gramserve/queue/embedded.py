@@ -56,8 +56,8 @@ class EmbeddedRedis:
 
     It listens on a unix socket that only this user can open, and with `port` > 0 on that port of the loopback too.
     Every write goes to an append-only file. `max_memory_bytes` 0 means no limit; `launcher` are words put before the
-    command, such as a program that ties its life to ours. After the process died, `start`
-    again brings it back with its data.
+    command, such as a program that ties its life to ours. After the process died, `start` again brings it back with its
+    data.
     """
 
     def __init__(
