@@ -195,6 +195,7 @@ class App:
         await self._health.stop()
         if self._consuming is not None:
             await self._consuming
+            self.children.close()
             for slide in self.held:
                 if slide.ticket is not None:
                     self.children.withdraw(slide.ticket)

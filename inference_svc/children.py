@@ -50,6 +50,7 @@ class Children:
         self._ready: list[ChildProcess] = []
         self._waiting: deque[Ticket] = deque()
         self._slots: list[asyncio.Task[None]] = []
+        self._closed = False
         self._stopping = False
 
     def start(self) -> None:
@@ -58,6 +59,10 @@ class Children:
             asyncio.create_task(keep_running("child", self._keep_one_alive), name=f"child-{slot}")
             for slot in range(self.count)
         ]
+
+    def close(self) -> None:
+        """Take no more slides: those that come, still on their way from the store, are Withdrawn."""
+        self._closed = True
 
     async def stop(self) -> None:
         """End all children now; what they had is Withdrawn."""
@@ -90,7 +95,7 @@ class Children:
     def run(self, work: RunSlide) -> Ticket:
         """Give a slide to the child that has least to do, or to the next one that has room."""
         ticket = Ticket(work)
-        if self._stopping or not self._ready:
+        if self._closed or self._stopping or not self._ready:
             ticket.end(Withdrawn())
             return ticket
         self._waiting.append(ticket)

@@ -39,7 +39,10 @@ async def test_I14_sigterm_lets_the_running_slide_finish_and_gives_the_next_one_
         bench.let_go(images[0])
         assert await worker.process.wait() == 0
     snapshot = await bench.snapshot()
-    assert (snapshot.succeeded, snapshot.queued, snapshot.running) == (1, 4, 0)
+    # The slide beside the held one may have begun, and ended, before it: two are leased at once, in no order.
+    assert snapshot.running == 0
+    assert snapshot.succeeded in {1, 2}
+    assert snapshot.succeeded + snapshot.queued == 5
     async with bench.worker():
         outcomes = await bench.ended()
     assert {outcome.attempts for outcome in outcomes.values()} == {1}
