@@ -75,6 +75,7 @@ def _run(
         allow_unproved=job.allow_unproved,
         prune_macs=job.keep_macs,
         seed=job.seed,
+        input_px=job.input_px or None,
     )
 
     def progress(now: Progress) -> None:

@@ -193,6 +193,7 @@ class Jobs:
             seed=record.seed,
             cores=self._settings.cores,
             nice=self._settings.nice,
+            input_px=record.input_px,
         )
         await asyncio.to_thread((workspace / JOB_FILE).write_bytes, job.to_json())
         hold.check()

@@ -51,6 +51,7 @@ class OptimizationRecord(Record):
     keep_macs: float
     seed: int
     create_time: float
+    input_px: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +137,4 @@ class JobRecord(Record):
     seed: int
     cores: int
     nice: int
+    input_px: int = 0

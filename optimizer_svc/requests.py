@@ -16,7 +16,7 @@ from optimizer_svc import names
 from optimizer_svc.labels import parse_labels
 from optimizer_svc.names import Violations
 from optimizer_svc.records import FileRecord, OptimizationRecord
-from optimizer_svc.spec import OptimizationSpec
+from optimizer_svc.spec import INPUT_PX, OptimizationSpec
 
 MAX_SEED = 2**32 - 1
 _MAX_URI = 4096
@@ -50,11 +50,14 @@ def read_request(
         keep_macs=_share(asked.settings.keep_macs, _DEFAULTS["prune_macs"], "keep_macs", violations),
         seed=asked.settings.seed,
         create_time=now_s,
+        input_px=asked.settings.input_px,
     )
     if _ARCHITECTURE.fullmatch(asked.architecture) is None:
         violations.append(("optimization.architecture", "must be the name of a timm architecture"))
     if not 0 <= record.seed <= MAX_SEED:
         violations.append(("optimization.settings.seed", f"must be 0 to {MAX_SEED}"))
+    if record.input_px and record.input_px not in INPUT_PX:
+        violations.append(("optimization.settings.input_px", f"must be {INPUT_PX[0]} to {INPUT_PX[-1]}, or 0"))
     if violations:
         raise names.invalid(violations)
     record = replace(record, labels=_labels(asked))

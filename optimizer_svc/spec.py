@@ -10,6 +10,8 @@ from typing import Any
 from gramserve.errors import InvalidInput, Reason
 from gramserve.store.manifest import ArtifactDraft, Label
 
+INPUT_PX = range(16, 2049)
+
 
 class Stage(StrEnum):
     """The stages of an optimization, in their order."""
@@ -84,7 +86,7 @@ class OptimizationSpec:
                 ("margin", "above 0 and at most 1", 0 < self.margin <= 1),
                 ("recall_margin", "above 0 and at most 1", 0 < self.recall_margin <= 1),
                 ("prune_macs", "above 0 and at most 1", 0 < self.prune_macs <= 1),
-                ("input_px", "16 to 2048", self.input_px is None or 16 <= self.input_px <= 2048),
+                ("input_px", "16 to 2048", self.input_px is None or self.input_px in INPUT_PX),
                 ("std", "above 0", self.std is None or min(self.std) > 0),
                 ("distill_epochs", "0 or more", self.distill_epochs >= 0),
                 ("seed", "0 or more", self.seed >= 0),

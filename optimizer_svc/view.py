@@ -76,6 +76,7 @@ def _asked(record: OptimizationRecord) -> optimization_pb2.Optimization:
             promote=record.promote,
             keep_macs=record.keep_macs,
             seed=record.seed,
+            input_px=record.input_px,
         ),
     )
     message.settings.budget.FromMicroseconds(round(record.budget_minutes * 60e6))

@@ -43,12 +43,20 @@ def optimize(
         bool, typer.Option("--allow-unproved", help="Accept though too few tiles prove the margin; it is recorded.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    input_px: Annotated[
+        int, typer.Option(help="Edge of the model's input; 0: as the checkpoint says, else timm.", min=0, max=2048)
+    ] = 0,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False,
     optimizer: Optimizer = connection.OPTIMIZER,
 ) -> None:
     """Optimize a checkpoint with the optimizer service, showing its stages and the time left of the budget."""
     settings = Optimization.Settings(
-        margin=margin, allow_unproved=allow_unproved, promote=promote, keep_macs=keep_macs, seed=seed
+        margin=margin,
+        allow_unproved=allow_unproved,
+        promote=promote,
+        keep_macs=keep_macs,
+        seed=seed,
+        input_px=input_px,
     )
     settings.budget.FromMilliseconds(round(budget_minutes * 60_000))
     draft = Optimization(model=model_name(model), architecture=arch, settings=settings)

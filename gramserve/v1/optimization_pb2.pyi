@@ -76,6 +76,7 @@ class Optimization(_message.Message):
         PROMOTE_FIELD_NUMBER: _builtins.int
         KEEP_MACS_FIELD_NUMBER: _builtins.int
         SEED_FIELD_NUMBER: _builtins.int
+        INPUT_PX_FIELD_NUMBER: _builtins.int
         margin: _builtins.float
         """Largest loss of accuracy that counts as none, 0 to 1; default 0.01."""
         allow_unproved: _builtins.bool
@@ -88,6 +89,10 @@ class Optimization(_message.Message):
         """Share of MACs to keep when pruning, 0 to 1; default 0.5."""
         seed: _builtins.int
         """Seed of everything random; default 0."""
+        input_px: _builtins.int
+        """Edge of the model's square input, 16 to 2048 pixels; default: what the checkpoint
+        says of itself, else what timm says of the architecture.
+        """
         @_builtins.property
         def budget(self) -> _duration_pb2.Duration:
             """Wall-clock time to aim at; default 20 minutes."""
@@ -101,10 +106,11 @@ class Optimization(_message.Message):
             promote: _builtins.bool = ...,
             keep_macs: _builtins.float = ...,
             seed: _builtins.int = ...,
+            input_px: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unproved", b"allow_unproved", "budget", b"budget", "keep_macs", b"keep_macs", "margin", b"margin", "promote", b"promote", "seed", b"seed"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unproved", b"allow_unproved", "budget", b"budget", "input_px", b"input_px", "keep_macs", b"keep_macs", "margin", b"margin", "promote", b"promote", "seed", b"seed"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

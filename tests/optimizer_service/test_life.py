@@ -14,6 +14,8 @@ from gramserve.errors import Reason
 from gramserve.queue import connect
 from gramserve.rpc.status import from_status
 from gramserve.store.registry import Registry
+from optimizer_svc.job_process import JOB_FILE
+from optimizer_svc.records import JobRecord
 from tests.optimizer_service.conftest import DATA, Bench, Caller, State, id_of
 from tests.waiting import until
 
@@ -45,6 +47,16 @@ async def test_it_is_promoted_when_that_is_asked_for(bench: Bench, caller: Calle
     done = await caller.ended(created.name)
     assert list(done.model_version.aliases) == ["production"]
     assert (await Registry(bench.store).resolve("models/gram")).version == 1
+
+
+async def test_the_input_size_that_was_asked_for_reaches_the_job(bench: Bench, caller: Caller) -> None:
+    request = await caller.request("waits")
+    request.optimization.settings.input_px = 64
+    created = await caller.stub.CreateOptimization(request)
+    assert created.settings.input_px == 64
+    await until(lambda: bench.runs(id_of(created.name)))
+    [job] = bench.folder.rglob(JOB_FILE)
+    assert JobRecord.from_json(job.read_bytes()).input_px == 64
 
 
 async def test_what_was_asked_for_is_shown_with_the_defaults_filled_in(caller: Caller) -> None:

@@ -113,6 +113,7 @@ def _set(path: str, value: Any) -> Any:
         ("optimization.settings.margin", _set("optimization.settings.margin", float("nan"))),
         ("optimization.settings.keep_macs", _set("optimization.settings.keep_macs", -0.1)),
         ("optimization.settings.seed", _set("optimization.settings.seed", -1)),
+        ("optimization.settings.input_px", _set("optimization.settings.input_px", 8)),
         ("optimization.settings.budget", lambda r: r.optimization.settings.budget.FromSeconds(10**8)),
         ("optimization.settings.budget", lambda r: r.optimization.settings.budget.FromSeconds(-1)),
     ],
