@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import importlib.util
@@ -123,6 +124,9 @@ class EmbeddedRedis:
                 if time.monotonic() > deadline:
                     process.kill()
                 await asyncio.sleep(POLL_S)
+            if self._socket.parent != self._data_dir:  # the folder that a long path needed, empty now
+                with contextlib.suppress(OSError):
+                    self._socket.parent.rmdir()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
