@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 @overload
-async def until(predicate: Callable[[], Awaitable[T]], timeout_s: float = 10.0, what: str = "") -> T: ...
+async def until(predicate: Callable[[], Awaitable[T]], timeout_s: float = 30.0, what: str = "") -> T: ...
 @overload
-async def until(predicate: Callable[[], T], timeout_s: float = 10.0, what: str = "") -> T: ...
-async def until(predicate: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
+async def until(predicate: Callable[[], T], timeout_s: float = 30.0, what: str = "") -> T: ...
+async def until(predicate: Callable[[], Any], timeout_s: float = 30.0, what: str = "") -> Any:
     """The first truthy value of `predicate`; fails the test after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while True:

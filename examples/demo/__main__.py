@@ -44,6 +44,11 @@ def step(title: str) -> Iterator[None]:
     out.print(f"  {time.monotonic() - started:.1f} s", style="dim")
 
 
+def relative(line: str) -> str:
+    """The line without the folder that the demo was started in."""
+    return line.replace(f"{Path.cwd()}/", "")
+
+
 async def gramserve(*words: str) -> None:
     """Runs a command of the command line, showing it. Exits when it fails."""
     out.print(f"  $ gramserve {' '.join(words)}", style="cyan", soft_wrap=True)
@@ -64,7 +69,9 @@ async def main() -> int:
     with step(f"2. Fine-tuning {ARCHITECTURE}"):
         words = ["--arch", ARCHITECTURE, "--input-px", str(INPUT_PX), "--epochs", str(EPOCHS), "--labels", str(labels)]
         await gramserve("finetune", str(tiles), *words, "--output", str(checkpoint))
-    stack = Stack(StackOptions(HOME / "data", gateway_port=0, optimizer_port=0), lambda line: out.print(f"  {line}"))
+    stack = Stack(
+        StackOptions(HOME / "data", gateway_port=0, optimizer_port=0), lambda line: out.print(f"  {relative(line)}")
+    )
     with step("3. Starting Redis, gateway, worker and optimizer (as `gramserve up` does)"):
         await stack.start()
     try:
