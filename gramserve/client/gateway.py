@@ -8,17 +8,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Self
+from types import MappingProxyType
 
 import grpc
 
+from gramserve.client.connection import PAGE_SIZE, Connection
 from gramserve.client.content import Content
-from gramserve.client.patience import Patience, reach
+from gramserve.client.patience import Patience
 from gramserve.client.uploading import upload
 from gramserve.client.watching import Reported
 from gramserve.errors import GramserveError, Reason, Unavailable
-from gramserve.rpc.channel import open_channel
 from gramserve.rpc.status import from_rpc_error
 from gramserve.v1 import image_service_pb2 as images
 from gramserve.v1 import model_service_pb2 as models
@@ -31,11 +30,10 @@ from gramserve.v1.slide_batch_service_pb2_grpc import SlideBatchServiceStub
 from gramserve.v1.slide_pb2 import Slide
 from gramserve.v1.upload_pb2 import UploadHeader, UploadStatus
 
-PAGE_SIZE = 1000
 PARALLEL_UPLOADS = 8
 
 
-class GramserveClient:
+class GramserveClient(Connection):
     """A connection to the gateway at `target` ("host:port") for one laboratory; use it as an async context manager.
 
     Messages are those of the contract (`gramserve.v1`). Every failure is a `gramserve.errors.GramserveError` with its
@@ -51,28 +49,11 @@ class GramserveClient:
         patience: Patience | None = None,
     ) -> None:
         self.laboratory = f"laboratories/{laboratory}"
-        self._patience = patience or Patience()
+        super().__init__(target, patience)
         self._uploads = asyncio.Semaphore(PARALLEL_UPLOADS)
-        self._channel = open_channel(target)
         self._images = ImageServiceStub(self._channel)
         self._batches = SlideBatchServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connection; running calls are cancelled."""
-        await self._channel.close()
-
-    async def connect(self, timeout_s: float = 5.0) -> None:
-        """Find out at once whether the gateway can be reached. Raises Unavailable (SERVICE_UNAVAILABLE)."""
-        await reach(self._channel, timeout_s)
 
     # Images
 

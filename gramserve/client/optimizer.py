@@ -5,29 +5,26 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import grpc
 
+from gramserve.client.connection import PAGE_SIZE, Connection
 from gramserve.client.content import Content
-from gramserve.client.patience import Patience, reach
+from gramserve.client.patience import Patience
 from gramserve.client.uploading import upload
 from gramserve.errors import GramserveError, Reason, Unavailable
-from gramserve.rpc.channel import open_channel
 from gramserve.rpc.status import from_rpc_error
 from gramserve.v1 import optimizer_service_pb2 as optimizer
 from gramserve.v1.optimization_pb2 import Optimization
 from gramserve.v1.optimizer_service_pb2_grpc import OptimizerServiceStub
 from gramserve.v1.upload_pb2 import UploadHeader, UploadStatus
 
-PAGE_SIZE = 1000
 TERMINAL_OPTIMIZATION_STATES = frozenset(
     {Optimization.STATE_SUCCEEDED, Optimization.STATE_FAILED, Optimization.STATE_CANCELLED}
 )
 
 
-class OptimizerClient:
+class OptimizerClient(Connection):
     """A connection to the optimizer at `target` ("host:port"); use it as an async context manager.
 
     Messages are those of the contract (`gramserve.v1`). Every failure is a `gramserve.errors.GramserveError` with its
@@ -35,25 +32,8 @@ class OptimizerClient:
     """
 
     def __init__(self, target: str = "127.0.0.1:50053", *, patience: Patience | None = None) -> None:
-        self._patience = patience or Patience()
-        self._channel = open_channel(target)
+        super().__init__(target, patience)
         self._optimizer = OptimizerServiceStub(self._channel)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connection; running calls are cancelled."""
-        await self._channel.close()
-
-    async def connect(self, timeout_s: float = 5.0) -> None:
-        """Find out at once whether the optimizer can be reached. Raises Unavailable (SERVICE_UNAVAILABLE)."""
-        await reach(self._channel, timeout_s)
 
     async def upload_file(self, file: Path | bytes) -> str:
         """Bring a checkpoint or a zip archive of data to the optimizer and return its SHA-256.
