@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gramserve.errors import Reason, SlideFailed, Unavailable
-from gramserve.images.decode import Pixels, decode, use_one_thread
+from gramserve.images.decode import use_one_thread
+from gramserve.images.field import Field
 from gramserve.images.limits import ImageLimits
 from gramserve.images.open import ReferenceOpener
 from gramserve.log import describe
+from gramserve.runtime.preprocess import read_field
+from gramserve.store.manifest import Preprocessing
 from gramserve.store.objects import open_store
 from inference_svc.loaded import LoadedModels, ModelUnavailable
 from inference_svc.protocol import ChildSettings, Failed, Finished, FromChild, Loaded, LoadModel, Models, RunSlide, Work
@@ -63,7 +66,8 @@ class Performer:
         artifact = self._models.get(slide.version, slide.digest)
         loaded = self._clock()
         stages = {"load": loaded - began, "fetch": 0.0, "decode": 0.0}
-        classified = artifact.classify(self._fields(slide, stages))
+        fields = self._fields(slide, artifact.contract.preprocessing, stages)
+        classified = artifact.classify(fields, specimen_type=slide.specimen_type)
         total = self._clock() - loaded
         stages["infer"] = classified.inference_s
         # Cutting and resizing tiles is the larger part of what is left.
@@ -78,13 +82,13 @@ class Performer:
             digest=artifact.digest,
         )
 
-    def _fields(self, slide: RunSlide, stages: dict[str, float]) -> Iterator[Pixels]:
+    def _fields(self, slide: RunSlide, contract: Preprocessing, stages: dict[str, float]) -> Iterator[Field]:
         """The pictures one after the other: memory holds one at a time."""
         for image in slide.images:
             began = self._clock()
             data = self._opener.read(slide.laboratory, image)
             fetched = self._clock()
-            field = decode(data, self._limits)
+            field = read_field(data, self._limits, contract)
             stages["fetch"] += fetched - began
             stages["decode"] += self._clock() - fetched
             del data

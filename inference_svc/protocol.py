@@ -42,6 +42,7 @@ class RunSlide:
     images: tuple[ImageRecord, ...]
     version: str
     digest: str
+    specimen_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

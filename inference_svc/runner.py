@@ -96,7 +96,9 @@ class Runner:
         if record is None:
             await self._fail(slide, Reason.REFERENCE_NOT_FOUND, "The slide is not in its batch's manifest.", began_s)
             return
-        work = RunSlide(0, slide.laboratory, record.images, slide.lease.version, slide.lease.digest)
+        work = RunSlide(
+            0, slide.laboratory, record.images, slide.lease.version, slide.lease.digest, record.specimen_type
+        )
         slide.ticket = self._children.run(work)
         ending = await slide.ticket.ending
         if slide.gone():

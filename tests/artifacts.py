@@ -91,24 +91,42 @@ def tiny_draft(
     batch_tiles: int = 4,
     min_tiles: int = 1,
     sharpness: float = 60.0,
+    engine: str = "onnxruntime",
+    alternatives: Sequence[str] = (),
+    tolerance: float = 1e-3,
+    review_by_specimen: dict[str, float] | None = None,
+    decode_reduction: int = 1,
 ) -> tuple[dict[str, bytes], ArtifactDraft]:
     """The files of a tiny artifact and its draft, ready for `Registry.publish`."""
     model = tiny_model(labels, input_px, sharpness)
-    settings = EngineSettings(name="onnxruntime", threads=1, batch_tiles=batch_tiles)
+    settings, *others = (
+        EngineSettings(name=name, threads=1, batch_tiles=batch_tiles) for name in (engine, *alternatives)
+    )
     tiles = np.stack([coloured(label, input_px, input_px) for label in labels])
-    golden = make_golden(open_engine(model, settings), tiles, tolerance=1e-3, batch_tiles=batch_tiles)
+    golden = make_golden(open_engine(model, settings), tiles, tolerance=tolerance, batch_tiles=batch_tiles)
     draft = ArtifactDraft(
         created=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         source=Source(checkpoint_sha256="0" * 64, architecture="nearest_colour", parameters=29, macs=9 * input_px**2),
         labels=tuple(Label(name=label, **LABEL_ROLES[label]) for label in labels),
         preprocessing=Preprocessing(
-            input_px=input_px, tiling=tiling, tile_px=tile_px, max_single_px=max_single_px, min_px=min_px
+            input_px=input_px,
+            tiling=tiling,
+            tile_px=tile_px,
+            max_single_px=max_single_px,
+            min_px=min_px,
+            decode_reduction=decode_reduction,
         ),
         calibration=Calibration(temperature=1.0),
         aggregation=Aggregation(
-            tile_probability=0.6, min_tiles=min_tiles, top_k=3, review_probability=0.8, max_evidence=3
+            tile_probability=0.6,
+            min_tiles=min_tiles,
+            top_k=3,
+            review_probability=0.8,
+            max_evidence=3,
+            review_by_specimen=review_by_specimen or {},
         ),
         engine=settings,
+        alternatives=tuple(others),
     )
     return {"model.onnx": model, "golden.npz": golden}, draft
 

@@ -35,8 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inference_svc": SHARED,
     "optimizer_svc": SHARED | {"gramserve.samples"},  # golden vectors are of synthetic tiles: no patient's pixels
 }
-# `gramserve finetune` trains in its own process, at the keyboard of an engineer; it loads the optimizer when it is run.
-EXCEPTIONS = {("gramserve.cli.finetune", "optimizer_svc")}
+# These work in their own process, at the keyboard of an engineer; they load the optimizer when they are run.
+EXCEPTIONS = {("gramserve.cli.finetune", "optimizer_svc"), ("gramserve.cli.study", "optimizer_svc")}
 
 # What computes stays out of processes that do not: they start in a moment and their images stay small.
 HEAVY = {"numpy", "cv2", "onnxruntime", "onnx", "torch", "timm", "scipy", "matplotlib", "openvino"}
@@ -56,6 +56,7 @@ LIGHT = [
 ]
 # Where commands are put together, as typer wants it.
 REGISTERS = {"gramserve.cli", "gramserve.cli.app"}
+REPORTING = {"nncf", "openvino", "openvino_telemetry"}
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 
 
@@ -176,6 +177,16 @@ def _is_safe_call(call: ast.Call) -> bool:
     if name in {"np.load", "numpy.load"}:
         return arguments.get("allow_pickle", "False") == "False"
     return name not in {"yaml.load", "yaml.unsafe_load", "eval", "exec"}
+
+
+def test_what_reports_to_its_maker_is_loaded_only_where_that_is_made_impossible() -> None:
+    """OpenVINO and NNCF come with telemetry: they are loaded by name, right after it was barred, and never imported."""
+    for module in modules():
+        assert not REPORTING & {name.split(".")[0] for name in module.imports()}, module.path
+        text = (ROOT / module.path).read_text()
+        for name in REPORTING:
+            if f'import_module("{name}' in text:
+                assert "telemetry" in text, module.path
 
 
 def test_every_exported_name_exists_and_is_listed_once() -> None:

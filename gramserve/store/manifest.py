@@ -56,7 +56,8 @@ class Preprocessing(_Part):
 
     `tile_px`: edge of a square tile in pixels of the field. "single": the field is one tile. "grid": tiles cover the
     field, unless both its sides are at most `max_single_px`, which makes it one tile. Fields with a side under `min_px`
-    are refused. "area" is OpenCV's INTER_AREA, INTER_LINEAR where it enlarges.
+    are refused. "area" is OpenCV's INTER_AREA, INTER_LINEAR where it enlarges. A JPEG field is decoded at
+    1/`decode_reduction` of its size, the pixels above are those of the full size.
     """
 
     input_px: Pixels
@@ -67,6 +68,7 @@ class Preprocessing(_Part):
     resize: Literal["area"] = "area"
     color: Literal["RGB"] = "RGB"
     crop: Literal["center"] = "center"
+    decode_reduction: Literal[1, 2, 4, 8] = 1
 
 
 class Calibration(_Part):
@@ -79,8 +81,8 @@ class Aggregation(_Part):
     """How the tiles of a slide become its call.
 
     A label is seen on a tile at `tile_probability` or more and is a finding when `min_tiles` tiles show it; the mean of
-    its best `top_k` tiles is its probability on the slide; below `review_probability` a person looks; at most
-    `max_evidence` tiles of a finding are reported.
+    its best `top_k` tiles is its probability on the slide; below `review_probability`, or that of the slide's specimen
+    type in `review_by_specimen`, a person looks; at most `max_evidence` tiles of a finding are reported.
     """
 
     tile_probability: Probability
@@ -88,6 +90,12 @@ class Aggregation(_Part):
     top_k: int = Field(ge=1)
     review_probability: Probability
     max_evidence: int = Field(ge=0)
+    review_by_specimen: dict[str, Probability] = Field(default_factory=dict)
+
+    def for_specimen(self, specimen_type: str) -> Aggregation:
+        """The rules for a slide of this specimen type ("" where it is not known)."""
+        threshold = self.review_by_specimen.get(specimen_type, self.review_probability)
+        return self.model_copy(update={"review_probability": threshold})
 
 
 class EngineSettings(_Part):
@@ -102,6 +110,7 @@ class EngineSettings(_Part):
 class ArtifactDraft(_Part):
     """What the optimizer says about an artifact to publish; `labels` are in the order of the model's output.
 
+    alternatives: other engines on which the golden vectors hold, best first, for where `engine` is not installed;
     widths: channels left after pruning; recipe: how it was quantized; split: fingerprints of the data splits; packages:
     name to version; cpu: what it was measured on; evaluation: figures of the report.
     """
@@ -114,6 +123,7 @@ class ArtifactDraft(_Part):
     calibration: Calibration
     aggregation: Aggregation
     engine: EngineSettings
+    alternatives: tuple[EngineSettings, ...] = ()
     widths: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any] = Field(default_factory=dict)
     split: dict[str, Any] = Field(default_factory=dict)

@@ -23,6 +23,8 @@ def version_to_message(manifest: ArtifactManifest, digest: str, aliases: Sequenc
         images_per_second=_number(evaluation.get("artifact_images_per_s")),
         proved=evaluation.get("proved") is True,
         aliases=aliases,
+        size_ratio=_number(evaluation.get("size_ratio")),
+        speed_ratio=_number(evaluation.get("speed_ratio")),
     )
     message.create_time.FromDatetime(manifest.created)
     return message

@@ -9,7 +9,9 @@ from PIL import Image
 
 from gramserve.errors import Reason, SlideFailed
 from gramserve.images.decode import decode, read_header, use_one_thread
+from gramserve.images.field import Field
 from gramserve.images.limits import ImageLimits
+from gramserve.images.tiles import Box
 from tests.images.files import as_rgb, encode, picture, png_chunk, real_file, tiff
 
 LIMITS = ImageLimits(max_bytes=10_000_000, max_pixels=2_000_000, min_px=16)
@@ -31,6 +33,57 @@ def test_a_jpeg_is_read_as_pillow_reads_it(options):
 def test_a_gray_jpeg_is_expanded_to_rgb():
     data = encode(GRAY, "JPEG", quality=95)
     assert np.array_equal(decode(data, LIMITS), as_rgb(data))
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+@pytest.mark.parametrize("size", [(100, 80), (101, 67), (33, 90)], ids=str)
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_is_decoded_at_a_reduced_scale_rounded_up_and_looks_the_same(reduction, size, progressive):
+    image = picture(*size)
+    data = encode(image, "JPEG", quality=95, progressive=progressive, subsampling=0)
+    small = decode(data, LIMITS, reduction)
+    assert small.shape == (-(-size[1] // reduction), -(-size[0] // reduction), 3)
+    whole = [side // reduction for side in size]  # the last row and column may show less than a whole pixel
+    exact = cv2.resize(image[: whole[1] * reduction, : whole[0] * reduction], whole, interpolation=cv2.INTER_AREA)
+    assert np.abs(small[: whole[1], : whole[0]].astype(int) - exact).mean() < 4
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_what_is_no_jpeg_is_decoded_in_full_whatever_is_asked_for(file_format):
+    data = encode(RGB, file_format)
+    assert np.array_equal(decode(data, LIMITS, 4), RGB)
+
+
+def test_a_gray_jpeg_and_a_turned_one_are_reduced_as_they_are_stored():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned, plain = encode(RGB, "JPEG", exif=exif), encode(RGB, "JPEG")
+    assert np.array_equal(decode(turned, LIMITS, 2), decode(plain, LIMITS, 2))
+    gray = decode(encode(GRAY, "JPEG"), LIMITS, 2)
+    assert gray.shape == (40, 50, 3)
+    assert np.array_equal(gray[:, :, 0], gray[:, :, 2])
+
+
+def test_a_field_is_cut_by_places_in_its_full_size():
+    exact = Field.whole(RGB)
+    assert np.array_equal(exact.cut(Box(13, 7, 40, 40)), RGB[7:47, 13:53])
+    small = Field(RGB[::4, ::4], 100, 80, 4)
+    assert np.array_equal(small.cut(Box(40, 20, 40, 40)), small.pixels[5:15, 10:20])
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_every_place_of_a_reduced_field_can_be_cut_and_squares_stay_squares(reduction):
+    for width, height in ((97, 61), (64, 64), (33, 50)):
+        pixels = np.zeros((-(-height // reduction), -(-width // reduction), 3), np.uint8)
+        field = Field(pixels, width, height, reduction)
+        for edge in (16, 17, 31, 33):
+            shapes = {
+                field.cut(Box(x, y, edge, edge)).shape
+                for x in range(width - edge + 1)
+                for y in range(height - edge + 1)
+            }
+            assert len(shapes) == 1
+            assert (shape := shapes.pop())[0] == shape[1] == (edge + reduction // 2) // reduction
 
 
 def test_bytes_after_the_end_of_a_jpeg_are_ignored_as_cameras_put_previews_there():

@@ -68,12 +68,18 @@ class Bench:
         return await self.image(coloured_file(label, 64 + self._made, 64, extension))
 
     async def submit(
-        self, slides: Sequence[ImageRecord | Sequence[ImageRecord]], version: Resolved, *, batch: str = "b1"
+        self,
+        slides: Sequence[ImageRecord | Sequence[ImageRecord]],
+        version: Resolved,
+        *,
+        batch: str = "b1",
+        specimen_types: Sequence[str] = (),
     ) -> str:
         """Accepts and queues a batch as the gateway does; returns its key in the queue."""
+        kinds = [*specimen_types, *[""] * (len(slides) - len(specimen_types))]
         records = [
-            SlideRecord(index, f"slide-{index}", (images,) if isinstance(images, ImageRecord) else tuple(images))
-            for index, images in enumerate(slides)
+            SlideRecord(index, f"slide-{index}", (images,) if isinstance(images, ImageRecord) else tuple(images), kind)
+            for index, (images, kind) in enumerate(zip(slides, kinds, strict=True))
         ]
         await self.batches.write_manifest(LABORATORY, batch, records)
         await self.batches.create_batch(

@@ -35,6 +35,16 @@ async def test_every_slide_of_a_batch_gets_the_call_of_its_colour(bench: Bench) 
         assert outcome.engine.startswith("onnxruntime ")
 
 
+async def test_a_specimen_type_has_its_own_review_threshold(bench: Bench) -> None:
+    # Pale answers: the organism is called with a probability of about 0.9.
+    version = await bench.publish(sharpness=12.0, review_by_specimen={"csf": 1.0})
+    await bench.submit([await bench.field() for _ in range(3)], version, specimen_types=["", "csf", "blood-culture"])
+    async with bench.worker():
+        outcomes = await bench.ended()
+    reasons = [call["review_reasons"] for call in (outcomes[index].call for index in range(3)) if call is not None]
+    assert reasons == [[], ["LOW_CONFIDENCE"], []]
+
+
 async def test_I13_every_outcome_names_the_digest_of_the_artifact_that_made_it(bench: Bench) -> None:
     version = await bench.publish()
     await bench.submit([await bench.field() for _ in range(3)], version)

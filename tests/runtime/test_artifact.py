@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -70,6 +71,42 @@ async def test_a_published_version_is_loaded_by_its_digest(tmp_path):
     artifact = load_artifact(lambda name: registry.read_file_sync("gram", version, name), manifest.to_json(), digest)
     assert artifact.digest == digest
     assert artifact.manifest.version == version
+
+
+def test_the_engine_that_was_measured_best_serves_where_it_is_installed():
+    pytest.importorskip("openvino")
+    artifact = load(*tiny_artifact(engine="openvino", alternatives=["onnxruntime"]))
+    assert artifact.engine.description.startswith("openvino ")
+
+
+def test_where_the_best_engine_is_not_installed_an_alternative_serves_with_the_same_golden_vectors(monkeypatch):
+    pytest.importorskip("openvino")
+    files, manifest = tiny_artifact(engine="openvino", alternatives=["onnxruntime"], tolerance=0.02)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    artifact = load(files, manifest)
+    assert artifact.engine.description.startswith("onnxruntime ")
+    assert artifact.classify([coloured("GPR", 200, 130)]).call.findings[0].label == "GPR"
+    files["model.onnx"] = tiny_model(sharpness=60.1)
+    assert refused(files, relisted(files, manifest)).reason is Reason.ARTIFACT_GOLDEN_MISMATCH
+
+
+def test_an_artifact_whose_engines_are_all_missing_is_unavailable_and_not_corrupt(monkeypatch):
+    files, manifest = tiny_artifact()
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    lost = manifest.model_copy(update={"engine": EngineSettings(name="openvino")})
+    assert refused(files, lost).reason is Reason.MODEL_UNAVAILABLE
+
+
+def test_an_alternative_is_given_as_many_tiles_at_once_as_it_asks_for(monkeypatch):
+    files, manifest = tiny_artifact(batch_tiles=4)
+    other = EngineSettings(name="onnxruntime", batch_tiles=2)
+    changed = {"engine": EngineSettings(name="abacus"), "alternatives": (other,)}
+    artifact = load(files, manifest.model_copy(update=changed))
+    given = []
+    run = artifact.engine.run
+    monkeypatch.setattr(artifact.engine, "run", lambda tiles: given.append(len(tiles)) or run(tiles))
+    artifact.classify([coloured("GNR", 192, 64)])
+    assert given == [2, 1]
 
 
 def test_I13_a_manifest_with_another_digest_is_not_loaded():

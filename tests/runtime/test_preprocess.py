@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from gramserve.errors import Reason, SlideFailed
+from gramserve.images.limits import ImageLimits
 from gramserve.images.tiles import tile_boxes
-from gramserve.runtime.preprocess import Place, resize_into, tile_batches
+from gramserve.runtime.preprocess import Place, read_field, resize_into, tile_batches
 from gramserve.store.manifest import Preprocessing
+
+LIMITS = ImageLimits()
 
 
 def contract(**changes) -> Preprocessing:
@@ -72,6 +75,56 @@ def test_a_tile_of_the_right_size_is_copied_and_a_smaller_one_is_enlarged_linear
     small = field(20, 20)
     resize_into(target, small)
     assert np.array_equal(target, cv2.resize(small, (32, 32), interpolation=cv2.INTER_LINEAR))
+
+
+# Fields that are decoded at a reduced scale.
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    done, data = cv2.imencode(".jpg", np.ascontiguousarray(pixels[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 98])
+    assert done
+    return data.tobytes()
+
+
+def smooth(width: int, height: int) -> np.ndarray:
+    coarse = np.random.default_rng(3).integers(0, 256, (height // 40 + 2, width // 40 + 2, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.mark.parametrize("size", [(260, 150), (131, 129), (257, 64)], ids=str)
+@pytest.mark.parametrize("reduction", [2, 4])
+def test_tiles_of_a_reduced_field_show_what_the_full_one_shows_in_the_same_places(size, reduction):
+    rules = contract(input_px=16)
+    data = jpeg(smooth(*size))
+    (full,) = tile_batches([read_field(data, LIMITS, rules)], rules, 100)
+    reduced = read_field(data, LIMITS, rules.model_copy(update={"decode_reduction": reduction}))
+    assert reduced.reduction == reduction
+    (small,) = tile_batches([reduced], rules, 100)
+    assert small.places == full.places
+    assert np.abs(small.tiles.astype(int) - full.tiles).mean() < 8
+
+
+def test_a_field_is_never_reduced_so_far_that_its_tiles_must_be_enlarged():
+    data = jpeg(smooth(260, 150))
+    for input_px, expected in ((8, 8), (9, 4), (16, 4), (17, 2), (32, 2), (33, 1)):
+        rules = contract(input_px=input_px, decode_reduction=8)
+        assert read_field(data, LIMITS, rules).reduction == expected
+    narrow = contract(input_px=16, decode_reduction=4)
+    assert read_field(jpeg(smooth(60, 40)), LIMITS, narrow).reduction == 2
+
+
+def test_what_is_no_jpeg_and_a_contract_without_reduction_are_read_in_full():
+    pixels = smooth(200, 130)
+    png = cv2.imencode(".png", np.ascontiguousarray(pixels[:, :, ::-1]))[1].tobytes()
+    read = read_field(png, LIMITS, contract(decode_reduction=8, input_px=8))
+    assert read.reduction == 1
+    assert np.array_equal(read.pixels, pixels)
+    assert read_field(jpeg(pixels), LIMITS, contract(input_px=8)).reduction == 1
+
+
+def test_the_least_size_is_that_of_the_field_and_not_of_its_reduced_picture():
+    rules = contract(input_px=8, min_px=40, decode_reduction=8)
+    assert len(list(tile_batches([read_field(jpeg(smooth(64, 40)), LIMITS, rules)], rules, 4))) == 1
 
 
 def test_no_fields_are_no_batches():

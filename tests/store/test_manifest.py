@@ -33,6 +33,12 @@ def test_a_manifest_is_read_back_as_it_was() -> None:
     }
 
 
+def test_a_manifest_from_before_there_was_a_second_engine_is_still_read() -> None:
+    old = json.loads(manifest().to_json())
+    del old["alternatives"], old["preprocessing"]["decode_reduction"]
+    assert ArtifactManifest.from_json(json.dumps(old).encode()) == manifest()
+
+
 @pytest.mark.parametrize(
     ("where", "change"),
     [
@@ -45,6 +51,7 @@ def test_a_manifest_is_read_back_as_it_was() -> None:
         ("files.x.sha256", {"files": {"x": {"sha256": "A" * 64, "bytes": 1}}}),
         ("calibration.temperature", {"calibration": {"temperature": 0}}),
         ("engine.threads", {"engine": {"name": "onnxruntime", "threads": 0}}),
+        ("alternatives.0.batch_tiles", {"alternatives": [{"name": "openvino", "batch_tiles": 0}]}),
         ("unheard_of", {"unheard_of": 1}),
         ("created", {"created": "2026-11-23T12:00:00"}),
     ],

@@ -1,0 +1,16 @@
+"""Engines run the model of an artifact on tiles; each is one file and one entry in `ENGINES`."""
+
+from gramserve.runtime.engines.engine import INPUT, OUTPUT, Engine
+from gramserve.runtime.engines.opening import ENGINES, first_installed, installed_engines, open_engine
+from gramserve.runtime.engines.options import engine_options
+
+__all__ = [
+    "ENGINES",
+    "INPUT",
+    "OUTPUT",
+    "Engine",
+    "engine_options",
+    "first_installed",
+    "installed_engines",
+    "open_engine",
+]
