@@ -28,7 +28,7 @@ from gramserve.store.objects import open_store
 from gramserve.store.registry import Registry
 from optimizer_svc.architecture import build_model, default_input
 from optimizer_svc.export import export
-from optimizer_svc.quantize import RECIPES, quantize
+from optimizer_svc.quantization import RECIPES, quantize
 
 ARCHITECTURE = "mobilenetv2_100"
 RECIPE = "int8_channel_core"
@@ -43,7 +43,7 @@ def publish(store: Path) -> str:
         [samples.Sample(label, i, TILE_PX, TILE_PX).render() for i in range(4) for label in samples.LABELS]
     )
     exported = export(model, default_input(ARCHITECTURE), tiles)
-    int8 = quantize(exported.model, RECIPES[RECIPE], tiles)
+    int8 = quantize(exported.model, RECIPES[RECIPE], tiles, transformer=False)
     settings = EngineSettings(name="onnxruntime", threads=1, batch_tiles=4)
     golden = make_golden(open_engine(int8, settings), tiles[:4], tolerance=1e-3, batch_tiles=4)
     draft = ArtifactDraft(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import warnings
@@ -18,6 +19,8 @@ from gramserve.errors import ArtifactInvalid, Reason
 from gramserve.runtime.engines import INPUT, OUTPUT, open_engine
 from gramserve.store.manifest import EngineSettings
 from optimizer_svc.architecture import InputSpec
+from optimizer_svc.compact import compact, name_layers
+from optimizer_svc.onnx_graph import Graph
 
 OPSET = 20
 PARITY_BATCHES = (1, 2, 5)
@@ -42,14 +45,13 @@ class Deployable(nn.Module):
         super().__init__()
         mean, std = torch.tensor(spec.mean).view(1, 3, 1, 1), torch.tensor(spec.std).view(1, 3, 1, 1)
         self.model = model
-        # One multiplication and one addition: x / 255 / std - mean / std.
+        self.register_buffer("mean", 255 * mean)
         self.register_buffer("scale", 1 / (255 * std))
-        self.register_buffer("shift", -mean / std)
 
     def forward(self, tiles: Tensor) -> Tensor:
         """See the class."""
         pixels = tiles.permute(0, 3, 1, 2).to(torch.float32)
-        logits: Tensor = self.model(pixels * self.get_buffer("scale") + self.get_buffer("shift"))
+        logits: Tensor = self.model((pixels - self.get_buffer("mean")) * self.get_buffer("scale"))
         return logits
 
 
@@ -59,13 +61,13 @@ def export(model: nn.Module, spec: InputSpec, probe: NDArray[np.uint8]) -> Expor
     Tries torch's current exporter first and its older one where that fails the gate. Raises ArtifactInvalid
     PARITY_FAILED when neither passes.
     """
-    deployable = Deployable(model, spec).eval()
+    deployable = Deployable(_unfused(model), spec).eval()
     example = torch.from_numpy(probe[:EXPORT_BATCH])
     worst = float("inf")
     for name, exporter in EXPORTERS.items():
         try:
             proto = _quiet(exporter, deployable, example)
-            data = strip(proto).SerializeToString()
+            data = compact(fold_scale(name_layers(proto)), named=True).SerializeToString()
             difference = parity(deployable, data, probe)
         except ArtifactInvalid:
             continue
@@ -79,6 +81,15 @@ def export(model: nn.Module, spec: InputSpec, probe: NDArray[np.uint8]) -> Expor
         f"The exported model does not compute what the checkpoint computes: off by {worst:.2g} of the largest logit.",
         metadata={"difference": f"{worst:.3g}", "tolerance": f"{PARITY_TOLERANCE:.3g}"},
     )
+
+
+def _unfused(model: nn.Module) -> nn.Module:
+    """A copy whose attention is written out: of fused attention with a bias torch exports no working graph."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if getattr(module, "fused_attn", False):
+            module.fused_attn = False  # type: ignore[assignment]  # timm's switch
+    return model
 
 
 def parity(model: nn.Module, onnx_model: bytes, probe: NDArray[np.uint8]) -> float:
@@ -99,37 +110,28 @@ def parity(model: nn.Module, onnx_model: bytes, probe: NDArray[np.uint8]) -> flo
     return worst
 
 
-def strip(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Removes what the exporter noted for people, which is half of a small model's file; computes the same."""
-    proto.doc_string = ""
-    del proto.metadata_props[:]
-    _strip_graph(proto.graph)
-    for function in proto.functions:
-        function.doc_string = ""
-        del function.metadata_props[:]
-        del function.value_info[:]
-        for node in function.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
+def fold_scale(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the division by the standard deviation inside the weights of its first convolution, if it has one.
+
+    What is left before it is the subtraction of the mean: it stays, because a convolution that pads with zeros pads
+    with the mean colour. Where anything but one convolution with constant weights reads the input, nothing changes.
+    """
+    graph = Graph(proto)
+    (tiles,) = graph.inputs
+    reached, scale = tiles, None
+    while (node := graph.only_reader(reached)) is not None and node.op_type in {"Transpose", "Cast", "Sub", "Mul"}:
+        reached = node.output[0]
+        if node.op_type == "Mul":
+            scale = node
+    if scale is None or node is None or node.op_type != "Conv" or reached != scale.output[0]:
+        return proto
+    factor = next((name for name in scale.input if name in graph.constants), "")
+    if not factor or node.input[1] not in graph.constants or graph.value(factor).shape != (1, 3, 1, 1):
+        return proto
+    folded = graph.value(node.input[1]).astype(np.float64) * graph.value(factor).astype(np.float64)
+    node.input[1] = graph.add_constant(f"{node.input[1]}_folded", folded.astype(np.float32))
+    node.input[0] = next(name for name in scale.input if name != factor)
     return proto
-
-
-def _strip_graph(graph: onnx.GraphProto) -> None:
-    graph.doc_string = ""
-    del graph.metadata_props[:]
-    del graph.value_info[:]
-    for value in [*graph.input, *graph.output]:
-        value.doc_string = ""
-        del value.metadata_props[:]
-    for tensor in graph.initializer:
-        tensor.doc_string = ""
-        del tensor.metadata_props[:]
-    for node in graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _strip_graph(attribute.g)
 
 
 def _by_dynamo(model: nn.Module, example: Tensor) -> onnx.ModelProto:

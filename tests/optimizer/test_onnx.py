@@ -16,10 +16,9 @@ from gramserve.runtime.engines import open_engine
 from gramserve.store.manifest import EngineSettings
 from optimizer_svc import export as exporting
 from optimizer_svc.architecture import InputSpec, build_model
-from optimizer_svc.export import Deployable, Exported, export, parity, strip
+from optimizer_svc.compact import compact, strip
+from optimizer_svc.export import Deployable, Exported, export, parity
 from optimizer_svc.gates import failed_gate
-from optimizer_svc.quantize import RECIPES, CannotQuantize, Recipe, quantize
-from optimizer_svc.spec import Stopped
 
 PX = 32
 SPEC = InputSpec(PX, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
@@ -84,6 +83,53 @@ def test_stripping_changes_no_number(exported: Exported, tiles: Tiles) -> None:
     assert np.array_equal(run(strip(proto).SerializeToString(), tiles), run(exported.model, tiles))
 
 
+def test_the_standard_deviation_is_inside_the_first_weights_and_the_mean_is_subtracted_before(
+    exported: Exported,
+) -> None:
+    proto = onnx.load_model_from_string(exported.model)
+    assert [node.op_type for node in proto.graph.node][:5] == ["Transpose", "Cast", "Sub", "Conv", "Relu"]
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    mean = values[proto.graph.node[2].input[1]].reshape(-1)
+    assert np.allclose(mean, np.array(SPEC.mean) * 255)
+
+
+def test_nodes_are_called_as_their_modules_and_tensors_have_short_names(model: nn.Module, exported: Exported) -> None:
+    proto = onnx.load_model_from_string(exported.model)
+    names = [node.name for node in proto.graph.node]
+    assert len(set(names)) == len(names)
+    modules = dict(model.named_modules())
+    arithmetic = [node.name for node in proto.graph.node if node.op_type in {"Conv", "Gemm"}]
+    assert set(arithmetic) <= set(modules)
+    assert all(len(name) <= 4 for node in proto.graph.node for name in node.output if name != "logits")
+
+
+@pytest.mark.parametrize("architecture", ["test_vit"])
+def test_both_exporters_pass_with_a_folded_input_and_no_constant_twice(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = build_model(architecture, 5, 64 if architecture == "test_vit" else PX).eval()
+    spec = InputSpec(64 if architecture == "test_vit" else PX, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    probe = np.random.default_rng(1).integers(0, 256, (5, spec.px, spec.px, 3), np.uint8)
+    for name, exporter in dict(exporting.EXPORTERS).items():
+        monkeypatch.setattr(exporting, "EXPORTERS", {name: exporter})
+        exported = export(network, spec, probe)
+        assert exported.parity < 1e-4
+        proto = onnx.load_model_from_string(exported.model)
+        onnx.checker.check_model(proto)
+        assert not {"Identity", "Constant"} & {node.op_type for node in proto.graph.node}
+        contents = [(t.data_type, tuple(t.dims), t.raw_data) for t in proto.graph.initializer if t.raw_data]
+        assert len(set(contents)) == len(contents)
+        before = [node.op_type for node in proto.graph.node if node.op_type in {"Sub", "Mul", "Conv"}]
+        assert before[:2] == ["Sub", "Conv"]
+        assert any(node.name in {"patch_embed.proj", "conv_stem"} for node in proto.graph.node)
+
+
+def test_compacting_twice_changes_nothing(exported: Exported) -> None:
+    proto = onnx.load_model_from_string(exported.model)
+    assert compact(proto, named=True).SerializeToString() == exported.model
+
+
 def altered(data: bytes) -> bytes:
     """The model with its last weights five per cent larger."""
     proto = onnx.load_model_from_string(data)
@@ -114,49 +160,6 @@ def test_an_exporter_that_fails_is_replaced_and_two_that_compute_wrong_numbers_a
     with pytest.raises(ArtifactInvalid) as caught:
         export(model, SPEC, tiles)
     assert caught.value.reason == Reason.PARITY_FAILED
-
-
-@pytest.mark.parametrize("name", list(RECIPES))
-def test_every_recipe_gives_a_small_model_that_passes_the_gates(exported: Exported, tiles: Tiles, name: str) -> None:
-    data = quantize(exported.model, RECIPES[name], tiles)
-    assert failed_gate(data, ENGINE, tiles, 5) == ""
-    assert len(data) < 0.4 * len(exported.model)
-    wanted, given = run(exported.model, tiles), run(data, tiles)
-    noise = float(((wanted - given) ** 2).sum() / (wanted**2).sum())
-    assert noise < 0.1
-    proto = onnx.load_model_from_string(data)
-    weights = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
-    scales = [
-        weights[node.input[1]]
-        for node in proto.graph.node
-        if node.op_type == "DequantizeLinear" and weights.get(node.input[0], np.empty(0)).ndim == 4
-    ]
-    assert len(scales) == sum(node.op_type == "Conv" for node in proto.graph.node)
-    assert all((scale.size > 1) == (RECIPES[name].granularity == "channel") for scale in scales)
-
-
-def test_the_wide_scope_quantizes_additions_and_the_core_scope_does_not(exported: Exported, tiles: Tiles) -> None:
-    counts = {}
-    for name in ("int8_tensor_core", "int8_tensor_wide"):
-        proto = onnx.load_model_from_string(quantize(exported.model, RECIPES[name], tiles))
-        counts[name] = sum(node.op_type == "QuantizeLinear" for node in proto.graph.node)
-    assert counts["int8_tensor_wide"] > counts["int8_tensor_core"]
-
-
-def test_quantization_is_the_same_every_time(exported: Exported, tiles: Tiles) -> None:
-    one, two = (quantize(exported.model, RECIPES["int8_channel_core"], tiles) for _ in range(2))
-    assert np.array_equal(run(one, tiles), run(two, tiles))
-
-
-def test_quantization_stops_when_asked(exported: Exported, tiles: Tiles) -> None:
-    with pytest.raises(Stopped):
-        quantize(exported.model, RECIPES["int8_tensor_core"], tiles, should_stop=lambda: True)
-
-
-def test_a_model_that_cannot_be_quantized_is_said_to_be(tiles: Tiles) -> None:
-    recipe = Recipe("nothing", "tensor", ("Conv",), "core")
-    with pytest.raises(CannotQuantize, match="cannot quantize"):
-        quantize(b"no model", recipe, tiles)
 
 
 def graph(nodes: list[onnx.NodeProto], weights: dict[str, NDArray[np.float32]]) -> bytes:
