@@ -50,6 +50,7 @@ SPECS = (
     Spec("upload_bytes", "counter", "Bytes received in uploads."),
     Spec("optimizations_finished", "counter", "Optimizations that ended, by state.", ("state",)),
     Spec("optimization_stage_seconds", "histogram", "Time of an optimization in a stage.", ("stage",)),
+    Spec("optimization_trials", "counter", "Trials of optimizations, by the state that they reached.", ("state",)),
 )
 
 

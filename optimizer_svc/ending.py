@@ -72,9 +72,10 @@ class Ending:
             await self.close(optimization, end)
 
     async def close(self, optimization: str, end: EndRecord) -> None:
-        """Has Redis forget an optimization that has ended, and removes its workspace."""
+        """Has Redis forget an optimization that has ended, and removes its workspace and the copies of its stages."""
         if await self._queue.finish(optimization, end.state.value):
             self._metrics.count("optimizations_finished", state=end.state.value)
             reason = end.failure.reason if end.failure is not None else ""
             self._log.info("optimization ended", optimization=optimization, state=end.state.value, reason=reason)
         await asyncio.to_thread(shutil.rmtree, self._work_folder / optimization, ignore_errors=True)
+        await self._optimizations.forget_stages(optimization)

@@ -7,12 +7,14 @@ service is gone: then it dies at once, with everything it started.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,11 +24,12 @@ from gramserve.store.manifest import Label
 from optimizer_svc.archive import extract_archive
 from optimizer_svc.messages import Broken, Done, Failed, Going, Message, Stopped, pack
 from optimizer_svc.records import FailureRecord, JobRecord
-from optimizer_svc.spec import OptimizationResult, OptimizationSpec, Progress
+from optimizer_svc.spec import OptimizationResult, OptimizationSpec, Progress, TrialRow
 from optimizer_svc.spec import Stopped as StoppedByRequest
 
 JOB_FILE = "job.json"
 RESULT_FOLDER = "result"
+RUN_FOLDER = "run"
 MANIFEST_DRAFT = "draft.json"
 
 
@@ -58,7 +61,7 @@ def main(workspace: Path) -> None:
 def _run(
     job: JobRecord, workspace: Path, say: Callable[[Message], None], stop: Callable[[], bool]
 ) -> OptimizationResult:
-    say(Going("INGEST", "Getting ready", 0.0))
+    say(Going("INGEST", "Getting ready", 0.0, 0.0, job.budget_minutes * 60))
     data = _data(Path(job.data), workspace)
     if job.cores:  # before any library counts them
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-job.cores :])
@@ -73,15 +76,38 @@ def _run(
         budget_minutes=job.budget_minutes,
         margin=job.margin,
         allow_unproved=job.allow_unproved,
-        prune_macs=job.keep_macs,
+        prune_macs=job.keep_macs or None,
         seed=job.seed,
         input_px=job.input_px or None,
+        recall_margin=job.recall_margin,
+        importance=job.importance,
+        scope=job.scope,
+        recipes=job.recipes,
+        engines=job.engines,
+        review_risk=job.review_risk,
+        mean=_channels(job.mean),
+        std=_channels(job.std),
+        quantization_aware=job.quantization_aware,
     )
 
     def progress(now: Progress) -> None:
-        say(Going(now.stage.value, now.message, now.fraction))
+        trials = tuple(map(_sayable, now.trials))
+        say(Going(now.stage.value, now.message, now.fraction, now.elapsed_s, now.remaining_s, trials))
 
-    return run_optimization(spec, workspace / "run", progress, should_stop=stop)
+    return run_optimization(spec, workspace / RUN_FOLDER, progress, should_stop=stop)
+
+
+def _channels(values: tuple[float, ...]) -> tuple[float, float, float] | None:
+    return (values[0], values[1], values[2]) if values else None
+
+
+def _sayable(row: TrialRow) -> TrialRow:
+    """Without what JSON has no word for: a speed or accuracy that is no number was not measured."""
+    return replace(row, images_per_s=_finite(row.images_per_s), accuracy=_finite(row.accuracy))
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _data(data: Path, workspace: Path) -> Path:

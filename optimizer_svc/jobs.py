@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gramserve import log
-from gramserve.errors import ArtifactInvalid, Conflict, Exhausted, InvalidInput, NotFound, Unavailable
+from gramserve.errors import ArtifactInvalid, InvalidInput, NotFound
 from gramserve.metrics import Metrics
 from gramserve.queue import Lease, Queue
 from optimizer_svc.ending import Ending
 from optimizer_svc.hold import Hold, Interrupted, LetGo
-from optimizer_svc.job_process import JOB_FILE
+from optimizer_svc.job_process import JOB_FILE, RUN_FOLDER
+from optimizer_svc.keeping import PASSING, Keeper
 from optimizer_svc.messages import Broken, Done, Failed, Going, Message, Stopped
 from optimizer_svc.optimizations import Optimizations
 from optimizer_svc.process import JOB_COMMAND, JobProcess, job_environment
@@ -25,10 +26,9 @@ from optimizer_svc.progress import ProgressWriter
 from optimizer_svc.publishing import Publisher
 from optimizer_svc.records import EndRecord, FailureRecord, JobRecord, OptimizationRecord, State
 from optimizer_svc.sources import Sources
+from optimizer_svc.workspace import Workspace
 
 MAX_ATTEMPTS = 3
-PASSING = (Unavailable, Exhausted, Conflict)
-"""Errors of the store and the queue that another try may not meet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,23 +154,30 @@ class Jobs:
     async def _work(self, record: OptimizationRecord, workspace: Path, hold: Hold) -> Message | None:
         """The last thing that the job process said."""
         writer = ProgressWriter(self._optimizations, record.optimization, self._metrics, self._clock)
-        await writer.write(Going("INGEST", "Fetching the checkpoint and the data", 0.0))
+        keeper = Keeper(writer, self._optimizations.stages(record.optimization, workspace / RUN_FOLDER), hold)
+        budget_s = record.budget_minutes * 60
+        await keeper.take(Going("INGEST", "Fetching the checkpoint and the data", 0.0, 0.0, budget_s))
         await self._prepare(record, workspace, hold)
+        await keeper.bring()
+        await asyncio.to_thread(_carry_on, workspace / RUN_FOLDER, writer.elapsed_s)
         environment = job_environment(os.environ)
         process = await JobProcess.start(self._settings.command, workspace, environment)
-        guard = asyncio.create_task(self._guard(process, hold))
+        beside = [asyncio.create_task(self._guard(process, hold)), asyncio.create_task(keeper.keep_on())]
         last: Message | None = None
         try:
             async for message in process.messages():
                 last = message
                 if isinstance(message, Going):
-                    await writer.write(message)
+                    await keeper.take(message)
         finally:
-            guard.cancel()
             process.kill()
             how = await process.ended()
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             if not isinstance(last, Done | Failed | Stopped | Broken):
                 self._log.warning("the job process died", optimization=record.optimization, cause=how)
+        await keeper.last(ended=isinstance(last, Done | Failed), within_s=self._settings.stop_grace_s)
         return last
 
     async def _prepare(self, record: OptimizationRecord, workspace: Path, hold: Hold) -> None:
@@ -194,6 +201,15 @@ class Jobs:
             cores=self._settings.cores,
             nice=self._settings.nice,
             input_px=record.input_px,
+            recall_margin=record.recall_margin,
+            importance=record.importance,
+            scope=record.scope,
+            recipes=record.recipes,
+            engines=record.engines,
+            review_risk=record.review_risk,
+            mean=record.mean,
+            std=record.std,
+            quantization_aware=record.quantization_aware,
         )
         await asyncio.to_thread((workspace / JOB_FILE).write_bytes, job.to_json())
         hold.check()
@@ -227,3 +243,10 @@ class Jobs:
         if not crash and lease.attempts + 1 < MAX_ATTEMPTS:
             raise Again(crash=False)
         return self._ending.given_up(crashed=crash)
+
+
+def _carry_on(run: Path, elapsed_s: float) -> None:
+    """Has the search count the time that runs on other machines took."""
+    kept = Workspace(run)
+    if elapsed_s > kept.elapsed_s:
+        kept.keep_elapsed(elapsed_s)

@@ -7,15 +7,19 @@ from dataclasses import asdict, dataclass
 
 from gramserve.store.codec import RecordCorrupt, decode
 from optimizer_svc.records import FailureRecord
+from optimizer_svc.spec import TrialRow
 
 
 @dataclass(frozen=True, slots=True)
 class Going:
-    """How far it is: the name of a stage, a sentence for people, the share done (0 to 1)."""
+    """How far it is: the name of a stage, a sentence for people, the share done (0 to 1), the trials that changed."""
 
     stage: str
     message: str
     fraction: float
+    elapsed_s: float = 0.0
+    remaining_s: float = 0.0
+    trials: tuple[TrialRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

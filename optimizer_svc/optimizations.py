@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from gramserve.errors import AlreadyExists, NotFound, Reason
 from gramserve.store.objects import ObjectMissing, ObjectStore
 from gramserve.store.recent import Recent
-from optimizer_svc.records import CancelRecord, EndRecord, OptimizationRecord, ProgressRecord, RequestRecord
+from optimizer_svc.records import (
+    CancelRecord,
+    EndRecord,
+    OptimizationRecord,
+    ProgressRecord,
+    RequestRecord,
+    TrialsRecord,
+)
+from optimizer_svc.spec import TrialRow
+from optimizer_svc.stages import Stages, forget
 
 # No laboratory's id begins with an underscore: neither its uploads nor its requests can be met here.
 SCOPE = "_optimizer"
@@ -95,6 +105,23 @@ class Optimizations:
         """Says how far it is."""
         await self._objects.put(f"{_ROOT}/{optimization}/progress.json", progress.to_json())
 
+    async def trials(self, optimization: str) -> tuple[TrialRow, ...]:
+        """All its trials so far, in the order in which they changed last."""
+        (data,) = await self._objects.get_many([f"{_ROOT}/{optimization}/trials.json"])
+        return TrialsRecord.from_json(data).trials if data is not None else ()
+
+    async def put_trials(self, optimization: str, trials: Iterable[TrialRow]) -> None:
+        """Keeps its trials, all of them; they stay when it has ended."""
+        await self._objects.put(f"{_ROOT}/{optimization}/trials.json", TrialsRecord(tuple(trials)).to_json())
+
+    def stages(self, optimization: str, root: Path) -> Stages:
+        """Its finished stages, copied from and to the folder `root`."""
+        return Stages(self._objects, _stages(optimization), root)
+
+    async def forget_stages(self, optimization: str) -> None:
+        """Removes its stages: it has ended."""
+        await forget(self._objects, _stages(optimization))
+
     async def ask_to_cancel(self, optimization: str, time: float) -> None:
         """Keeps the wish to cancel it."""
         await self._objects.create(f"{_ROOT}/{optimization}/cancel.json", CancelRecord(time).to_json())
@@ -111,6 +138,10 @@ class Optimizations:
     def report_uri(self, optimization: str) -> str:
         """Where report.json and report.html lie."""
         return self._objects.uri(f"{_ROOT}/{optimization}")
+
+
+def _stages(optimization: str) -> str:
+    return f"{_ROOT}/{optimization}/stages"
 
 
 def order(record: OptimizationRecord) -> tuple[float, str]:

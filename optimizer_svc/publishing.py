@@ -8,7 +8,7 @@ from typing import Any
 
 from gramserve.store.manifest import ArtifactDraft
 from gramserve.store.registry import Registry
-from optimizer_svc.job_process import MANIFEST_DRAFT, RESULT_FOLDER
+from optimizer_svc.job_process import MANIFEST_DRAFT, RESULT_FOLDER, RUN_FOLDER
 from optimizer_svc.optimizations import Optimizations
 from optimizer_svc.records import EndRecord, OptimizationRecord, State
 
@@ -60,7 +60,7 @@ def _read(folder: Path, optimization: str) -> tuple[dict[str, bytes], ArtifactDr
 
 def _report(workspace: Path) -> dict[str, bytes]:
     """The report of the artifact, or the one that the search left when it accepted nothing."""
-    for folder in (workspace / RESULT_FOLDER, workspace / "run"):
+    for folder in (workspace / RESULT_FOLDER, workspace / RUN_FOLDER):
         found = {name: (folder / name).read_bytes() for name in REPORT_FILES if (folder / name).is_file()}
         if found:
             return found

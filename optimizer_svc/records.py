@@ -12,6 +12,7 @@ from typing import Any
 from gramserve import errors
 from gramserve.errors import GramserveError, InvalidInput, Reason
 from gramserve.store.codec import Record
+from optimizer_svc.spec import TrialRow
 
 
 class State(StrEnum):
@@ -34,7 +35,11 @@ class FileRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class OptimizationRecord(Record):
-    """An optimization as it was accepted; never changes. `labels` are those of an artifact's manifest, as JSON."""
+    """An optimization as it was accepted; never changes.
+
+    `labels` are those of an artifact's manifest, as JSON. 0 or empty in `keep_macs`, `input_px`, `recipes`, `engines`,
+    `mean` and `std`: the search decides.
+    """
 
     optimization: str
     request_id: str
@@ -52,6 +57,15 @@ class OptimizationRecord(Record):
     seed: int
     create_time: float
     input_px: int = 0
+    recall_margin: float = 0.05
+    importance: str = "taylor"
+    scope: str = "uniform"
+    recipes: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
+    review_risk: float = 0.05
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    quantization_aware: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +78,29 @@ class RequestRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class ProgressRecord(Record):
-    """How far an optimization is; replaced as it goes on. `start_time` is of its first run."""
+    """How far an optimization is; replaced as it goes on. `start_time` is of its first run, `elapsed_s` of all."""
 
     stage: str
     message: str
     fraction: float
     start_time: float
     time: float
+    elapsed_s: float = 0.0
+    remaining_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrialsRecord(Record):
+    """Every trial of the search, in the order in which they changed last; replaced as it goes on."""
+
+    trials: tuple[TrialRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord(Record):
+    """A finished stage of the search: its files by name, each with the SHA-256 under which it lies beside this."""
+
+    files: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +168,12 @@ class JobRecord(Record):
     cores: int
     nice: int
     input_px: int = 0
+    recall_margin: float = 0.05
+    importance: str = "taylor"
+    scope: str = "uniform"
+    recipes: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
+    review_risk: float = 0.05
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    quantization_aware: bool = True

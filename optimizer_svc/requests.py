@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -13,16 +12,14 @@ import yaml
 from gramserve.errors import InvalidInput, Reason
 from gramserve.v1 import model_pb2, optimization_pb2, optimizer_service_pb2
 from optimizer_svc import names
+from optimizer_svc.asked import read_settings
 from optimizer_svc.labels import parse_labels
 from optimizer_svc.names import Violations
 from optimizer_svc.records import FileRecord, OptimizationRecord
-from optimizer_svc.spec import INPUT_PX, OptimizationSpec
 
-MAX_SEED = 2**32 - 1
 _MAX_URI = 4096
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(OptimizationSpec)}
 
 
 def read_request(
@@ -43,21 +40,11 @@ def read_request(
         data=_source(asked.data, "optimization.data", violations),
         architecture=asked.architecture,
         labels=(),
-        budget_minutes=_budget(asked.settings, max_budget_minutes, violations),
-        margin=_share(asked.settings.margin, _DEFAULTS["margin"], "margin", violations),
-        allow_unproved=asked.settings.allow_unproved,
-        promote=asked.settings.promote,
-        keep_macs=_share(asked.settings.keep_macs, _DEFAULTS["prune_macs"], "keep_macs", violations),
-        seed=asked.settings.seed,
         create_time=now_s,
-        input_px=asked.settings.input_px,
+        **read_settings(asked.settings, violations, max_budget_minutes=max_budget_minutes),
     )
     if _ARCHITECTURE.fullmatch(asked.architecture) is None:
         violations.append(("optimization.architecture", "must be the name of a timm architecture"))
-    if not 0 <= record.seed <= MAX_SEED:
-        violations.append(("optimization.settings.seed", f"must be 0 to {MAX_SEED}"))
-    if record.input_px and record.input_px not in INPUT_PX:
-        violations.append(("optimization.settings.input_px", f"must be {INPUT_PX[0]} to {INPUT_PX[-1]}, or 0"))
     if violations:
         raise names.invalid(violations)
     record = replace(record, labels=_labels(asked))
@@ -73,19 +60,6 @@ def _source(source: optimization_pb2.FileSource, field: str, violations: Violati
     elif kind == "uri" and not (1 <= len(source.uri) <= _MAX_URI and source.uri.isprintable()):
         violations.append((f"{field}.uri", f"must be 1 to {_MAX_URI} printable characters"))
     return FileRecord(sha256=source.sha256, uri=source.uri)
-
-
-def _budget(settings: optimization_pb2.Optimization.Settings, most: float, violations: Violations) -> float:
-    minutes = (settings.budget.seconds + settings.budget.nanos / 1e9) / 60
-    if not 0 <= minutes <= most:
-        violations.append(("optimization.settings.budget", f"must be at most {most:g} minutes, and not negative"))
-    return minutes or float(_DEFAULTS["budget_minutes"])
-
-
-def _share(value: float, default: float, field: str, violations: Violations) -> float:
-    if not (math.isfinite(value) and 0 <= value <= 1):
-        violations.append((f"optimization.settings.{field}", "must be 0 to 1"))
-    return value or default
 
 
 def _labels(asked: optimization_pb2.Optimization) -> tuple[dict[str, Any], ...]:

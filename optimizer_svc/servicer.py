@@ -98,7 +98,7 @@ class OptimizerServicer(optimizer_service_pb2_grpc.OptimizerServiceServicer):
         rest = [r for r in await self._optimizations.newest_first() if after is None or order(r) > after]
         page = rest[:size]
         return optimizer_service_pb2.ListOptimizationsResponse(
-            optimizations=[await self._views.view(record) for record in page],
+            optimizations=[await self._views.view(record, trials=False) for record in page],
             next_page_token=names.encode_token(order(page[-1])) if len(rest) > size else "",
         )
 

@@ -11,8 +11,12 @@ from gramserve.store.messages import label_to_message, version_to_message
 from gramserve.store.registry import PRODUCTION, Registry
 from gramserve.v1 import optimization_pb2
 from optimizer_svc import names
+from optimizer_svc.asked import show_settings
 from optimizer_svc.optimizations import Optimizations
 from optimizer_svc.records import EndRecord, OptimizationRecord, ProgressRecord, State
+from optimizer_svc.spec import TRIAL_STATES, TrialRow
+
+MAX_TRIALS = 100
 
 
 class Views:
@@ -22,8 +26,8 @@ class Views:
         self._optimizations = optimizations
         self._registry = registry
 
-    async def view(self, record: OptimizationRecord) -> optimization_pb2.Optimization:
-        """The optimization now."""
+    async def view(self, record: OptimizationRecord, *, trials: bool = True) -> optimization_pb2.Optimization:
+        """The optimization now; without its trials where many are shown."""
         end, progress = await self._optimizations.standing(record.optimization)
         message = _asked(record)
         message.state = optimization_pb2.Optimization.State.Value(f"STATE_{_state(end, progress)}")
@@ -31,6 +35,11 @@ class Views:
             message.progress.stage = progress.stage.lower()
             message.progress.fraction = progress.fraction
             message.progress.message = progress.message
+            message.progress.elapsed.FromMicroseconds(round(progress.elapsed_s * 1e6))
+            message.progress.remaining.FromMicroseconds(round(progress.remaining_s * 1e6))
+            if trials:
+                rows = await self._optimizations.trials(record.optimization)
+                message.progress.trials.extend(map(_trial, rows[-MAX_TRIALS:]))
             _stamp(message.start_time, progress.start_time)
         if end is not None:
             await self._add_end(message, record, end)
@@ -64,22 +73,29 @@ def _state(end: EndRecord | None, progress: ProgressRecord | None) -> State:
     return State.RUNNING if progress is not None else State.QUEUED
 
 
+def _trial(row: TrialRow) -> optimization_pb2.Trial:
+    state = f"STATE_{row.state if row.state in TRIAL_STATES else 'UNSPECIFIED'}"
+    return optimization_pb2.Trial(
+        name=row.name,
+        network=row.network,
+        recipe=row.recipe,
+        engine=row.engine,
+        images_per_second=row.images_per_s,
+        accuracy=row.accuracy,
+        size_bytes=row.size_bytes,
+        state=optimization_pb2.Trial.State.Value(state),
+        note=row.note,
+    )
+
+
 def _asked(record: OptimizationRecord) -> optimization_pb2.Optimization:
     message = optimization_pb2.Optimization(
         name=names.resource(record.optimization),
         model=f"models/{record.model}",
         architecture=record.architecture,
         labels=[label_to_message(Label.model_validate(label)) for label in record.labels],
-        settings=optimization_pb2.Optimization.Settings(
-            margin=record.margin,
-            allow_unproved=record.allow_unproved,
-            promote=record.promote,
-            keep_macs=record.keep_macs,
-            seed=record.seed,
-            input_px=record.input_px,
-        ),
+        settings=show_settings(record),
     )
-    message.settings.budget.FromMicroseconds(round(record.budget_minutes * 60e6))
     for source, file in ((message.checkpoint, record.checkpoint), (message.data, record.data)):
         if file.sha256:
             source.sha256 = file.sha256

@@ -53,8 +53,10 @@ def _elements(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[tuple[
         if message.options.map_entry:
             return
         yield path, name
+        optional = {field.oneof_index for field in message.field if field.proto3_optional}  # nobody wrote these oneofs
         for kind, items in ((2, message.field), (8, message.oneof_decl)):
-            yield from (((*path, kind, i), f"{name}.{item.name}") for i, item in enumerate(items))
+            wanted = [(i, item) for i, item in enumerate(items) if kind == 2 or i not in optional]
+            yield from (((*path, kind, i), f"{name}.{item.name}") for i, item in wanted)
         for i, nested in enumerate(message.nested_type):
             yield from of_message(nested, (*path, 3, i), f"{name}.{nested.name}")
         for i, enum in enumerate(message.enum_type):

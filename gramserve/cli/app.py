@@ -13,6 +13,7 @@ COMMANDS = {
     "up": "up",
     "samples": "samples",
     "finetune": "finetune",
+    "study": "study",
     "optimize": "optimize",
     "submit": "submit",
     "watch": "batches",

@@ -21,6 +21,9 @@ def finetune(
     weights: Annotated[
         Path | None, typer.Option(help="Pretrained weights to start from; without them from scratch.", metavar="FILE")
     ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Checkpoint of any architecture whose answers are learned.", metavar="FILE")
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(help="LABELS.yaml; default: labels.yaml in DATA, else the folders of train/.", metavar="FILE"),
@@ -29,7 +32,8 @@ def finetune(
         int | None, typer.Option(help="Epochs with the backbone frozen; default 2, without weights 0.", min=0)
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Epochs with everything trained; default 8, without weights 25.", min=0)
+        int | None,
+        typer.Option(help="Epochs with everything trained; default 8, without weights 25 (40 with a teacher).", min=0),
     ] = None,
     input_px: Annotated[int | None, typer.Option(help="Edge of the model's input in pixels.", min=16)] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
@@ -56,6 +60,7 @@ def finetune(
             output=output,
             labels=read_labels(labels) if labels else None,
             weights=weights,
+            teacher=teacher,
             epochs_frozen=epochs_frozen,
             epochs_unfrozen=epochs,
             input_px=input_px,

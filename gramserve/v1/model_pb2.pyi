@@ -186,6 +186,8 @@ class ModelVersion(_message.Message):
     PROVED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    SIZE_RATIO_FIELD_NUMBER: _builtins.int
+    SPEED_RATIO_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, "models/{model}/versions/{version}"."""
     digest: _builtins.str
@@ -204,6 +206,10 @@ class ModelVersion(_message.Message):
     """Tiles per second on one core of the machine that made it."""
     proved: _builtins.bool
     """True when this many tiles proved non-inferiority at the margin asked for."""
+    size_ratio: _builtins.float
+    """How many times smaller than the checkpoint's fp32 weights; 0 when unknown."""
+    speed_ratio: _builtins.float
+    """How many times faster than the checkpoint in torch on the same core; 0 when unknown."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Label]:
         """Output classes in the model's order."""
@@ -231,10 +237,12 @@ class ModelVersion(_message.Message):
         proved: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
+        size_ratio: _builtins.float = ...,
+        speed_ratio: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "aliases", b"aliases", "architecture", b"architecture", "checkpoint_accuracy", b"checkpoint_accuracy", "create_time", b"create_time", "digest", b"digest", "images_per_second", b"images_per_second", "labels", b"labels", "name", b"name", "proved", b"proved", "recipe", b"recipe", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "aliases", b"aliases", "architecture", b"architecture", "checkpoint_accuracy", b"checkpoint_accuracy", "create_time", b"create_time", "digest", b"digest", "images_per_second", b"images_per_second", "labels", b"labels", "name", b"name", "proved", b"proved", "recipe", b"recipe", "size_bytes", b"size_bytes", "size_ratio", b"size_ratio", "speed_ratio", b"speed_ratio"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

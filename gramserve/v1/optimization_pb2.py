@@ -30,7 +30,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from gramserve.v1 import model_pb2 as gramserve_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgramserve/v1/optimization.proto\x12\x0cgramserve.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x18gramserve/v1/model.proto\"\xd0\x08\n\x0cOptimization\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x13\n\x05model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x18.gramserve.v1.FileSourceB\x04\xe2\x41\x01\x02\x12,\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x18.gramserve.v1.FileSourceB\x04\xe2\x41\x01\x02\x12\x1a\n\x0c\x61rchitecture\x18\x05 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x06labels\x18\x06 \x03(\x0b\x32\x13.gramserve.v1.LabelB\x04\xe2\x41\x01\x02\x12;\n\x08settings\x18\x07 \x01(\x0b\x32#.gramserve.v1.Optimization.SettingsB\x04\xe2\x41\x01\x01\x12\x35\n\x05state\x18\x08 \x01(\x0e\x32 .gramserve.v1.Optimization.StateB\x04\xe2\x41\x01\x03\x12.\n\x08progress\x18\t \x01(\x0b\x32\x16.gramserve.v1.ProgressB\x04\xe2\x41\x01\x03\x12\x37\n\rmodel_version\x18\n \x01(\x0b\x32\x1a.gramserve.v1.ModelVersionB\x04\xe2\x41\x01\x03\x12\x18\n\nreport_uri\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x0c \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a\xcb\x01\n\x08Settings\x12/\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x14\n\x06margin\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12\x1c\n\x0e\x61llow_unproved\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07promote\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x17\n\tkeep_macs\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04seed\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x16\n\x08input_px\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01\"\x7f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05:^\xea\x41[\n\x1egramserve.example/Optimization\x12\x1coptimizations/{optimization}*\roptimizations2\x0coptimization\"7\n\nFileSource\x12\x10\n\x06sha256\x18\x01 \x01(\tH\x00\x12\r\n\x03uri\x18\x02 \x01(\tH\x00\x42\x08\n\x06source\"N\n\x08Progress\x12\x13\n\x05stage\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08\x66raction\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07message\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgramserve/v1/optimization.proto\x12\x0cgramserve.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x18gramserve/v1/model.proto\"\xa3\x0c\n\x0cOptimization\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x13\n\x05model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x18.gramserve.v1.FileSourceB\x04\xe2\x41\x01\x02\x12,\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x18.gramserve.v1.FileSourceB\x04\xe2\x41\x01\x02\x12\x1a\n\x0c\x61rchitecture\x18\x05 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x06labels\x18\x06 \x03(\x0b\x32\x13.gramserve.v1.LabelB\x04\xe2\x41\x01\x02\x12;\n\x08settings\x18\x07 \x01(\x0b\x32#.gramserve.v1.Optimization.SettingsB\x04\xe2\x41\x01\x01\x12\x35\n\x05state\x18\x08 \x01(\x0e\x32 .gramserve.v1.Optimization.StateB\x04\xe2\x41\x01\x03\x12.\n\x08progress\x18\t \x01(\x0b\x32\x16.gramserve.v1.ProgressB\x04\xe2\x41\x01\x03\x12\x37\n\rmodel_version\x18\n \x01(\x0b\x32\x1a.gramserve.v1.ModelVersionB\x04\xe2\x41\x01\x03\x12\x18\n\nreport_uri\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x0c \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a\xfa\x03\n\x08Settings\x12/\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x14\n\x06margin\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12\x1c\n\x0e\x61llow_unproved\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07promote\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x17\n\tkeep_macs\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04seed\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x16\n\x08input_px\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rrecall_margin\x18\x08 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12?\n\nimportance\x18\t \x01(\x0e\x32%.gramserve.v1.Optimization.ImportanceB\x04\xe2\x41\x01\x01\x12\x35\n\x05scope\x18\n \x01(\x0e\x32 .gramserve.v1.Optimization.ScopeB\x04\xe2\x41\x01\x01\x12\x15\n\x07recipes\x18\x0b \x03(\tB\x04\xe2\x41\x01\x01\x12\x15\n\x07\x65ngines\x18\x0c \x03(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0breview_risk\x18\r \x01(\x01\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04mean\x18\x0e \x03(\x01\x42\x04\xe2\x41\x01\x01\x12\x11\n\x03std\x18\x0f \x03(\x01\x42\x04\xe2\x41\x01\x01\x12(\n\x1awithout_quantization_aware\x18\x10 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x7f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\"Y\n\nImportance\x12\x1a\n\x16IMPORTANCE_UNSPECIFIED\x10\x00\x12\x15\n\x11IMPORTANCE_TAYLOR\x10\x01\x12\x18\n\x14IMPORTANCE_MAGNITUDE\x10\x02\"G\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x11\n\rSCOPE_UNIFORM\x10\x01\x12\x14\n\x10SCOPE_ISOMORPHIC\x10\x02:^\xea\x41[\n\x1egramserve.example/Optimization\x12\x1coptimizations/{optimization}*\roptimizations2\x0coptimization\"7\n\nFileSource\x12\x10\n\x06sha256\x18\x01 \x01(\tH\x00\x12\r\n\x03uri\x18\x02 \x01(\tH\x00\x42\x08\n\x06source\"\xdf\x01\n\x08Progress\x12\x13\n\x05stage\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x08\x66raction\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07message\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x30\n\x07\x65lapsed\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x12\x32\n\tremaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x12)\n\x06trials\x18\x06 \x03(\x0b\x32\x13.gramserve.v1.TrialB\x04\xe2\x41\x01\x03\"\x8d\x03\n\x05Trial\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07network\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06recipe\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x65ngine\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12$\n\x11images_per_second\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x03H\x00\x88\x01\x01\x12\x1b\n\x08\x61\x63\x63uracy\x18\x06 \x01(\x01\x42\x04\xe2\x41\x01\x03H\x01\x88\x01\x01\x12\x18\n\nsize_bytes\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12.\n\x05state\x18\x08 \x01(\x0e\x32\x19.gramserve.v1.Trial.StateB\x04\xe2\x41\x01\x03\x12\x12\n\x04note\x18\t \x01(\tB\x04\xe2\x41\x01\x03\"i\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_TRIED\x10\x01\x12\x11\n\rSTATE_DROPPED\x10\x02\x12\x12\n\x0eSTATE_ACCEPTED\x10\x03\x12\x11\n\rSTATE_REFUSED\x10\x04\x42\x14\n\x12_images_per_secondB\x0b\n\t_accuracyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,6 +51,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['seed']._serialized_options = b'\342A\001\001'
   _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['input_px']._loaded_options = None
   _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['input_px']._serialized_options = b'\342A\001\001'
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['recall_margin']._loaded_options = None
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['recall_margin']._serialized_options = b'\342A\001\001'
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['importance']._loaded_options = None
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['importance']._serialized_options = b'\342A\001\001'
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['scope']._loaded_options = None
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['scope']._serialized_options = b'\342A\001\001'
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['recipes']._loaded_options = None
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['recipes']._serialized_options = b'\342A\001\001'
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['engines']._loaded_options = None
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['engines']._serialized_options = b'\342A\001\001'
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['review_risk']._loaded_options = None
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['review_risk']._serialized_options = b'\342A\001\001'
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['mean']._loaded_options = None
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['mean']._serialized_options = b'\342A\001\001'
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['std']._loaded_options = None
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['std']._serialized_options = b'\342A\001\001'
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['without_quantization_aware']._loaded_options = None
+  _globals['_OPTIMIZATION_SETTINGS'].fields_by_name['without_quantization_aware']._serialized_options = b'\342A\001\001'
   _globals['_OPTIMIZATION'].fields_by_name['name']._loaded_options = None
   _globals['_OPTIMIZATION'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_OPTIMIZATION'].fields_by_name['model']._loaded_options = None
@@ -89,14 +107,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROGRESS'].fields_by_name['fraction']._serialized_options = b'\342A\001\003'
   _globals['_PROGRESS'].fields_by_name['message']._loaded_options = None
   _globals['_PROGRESS'].fields_by_name['message']._serialized_options = b'\342A\001\003'
+  _globals['_PROGRESS'].fields_by_name['elapsed']._loaded_options = None
+  _globals['_PROGRESS'].fields_by_name['elapsed']._serialized_options = b'\342A\001\003'
+  _globals['_PROGRESS'].fields_by_name['remaining']._loaded_options = None
+  _globals['_PROGRESS'].fields_by_name['remaining']._serialized_options = b'\342A\001\003'
+  _globals['_PROGRESS'].fields_by_name['trials']._loaded_options = None
+  _globals['_PROGRESS'].fields_by_name['trials']._serialized_options = b'\342A\001\003'
+  _globals['_TRIAL'].fields_by_name['name']._loaded_options = None
+  _globals['_TRIAL'].fields_by_name['name']._serialized_options = b'\342A\001\003'
+  _globals['_TRIAL'].fields_by_name['network']._loaded_options = None
+  _globals['_TRIAL'].fields_by_name['network']._serialized_options = b'\342A\001\003'
+  _globals['_TRIAL'].fields_by_name['recipe']._loaded_options = None
+  _globals['_TRIAL'].fields_by_name['recipe']._serialized_options = b'\342A\001\003'
+  _globals['_TRIAL'].fields_by_name['engine']._loaded_options = None
+  _globals['_TRIAL'].fields_by_name['engine']._serialized_options = b'\342A\001\003'
+  _globals['_TRIAL'].fields_by_name['images_per_second']._loaded_options = None
+  _globals['_TRIAL'].fields_by_name['images_per_second']._serialized_options = b'\342A\001\003'
+  _globals['_TRIAL'].fields_by_name['accuracy']._loaded_options = None
+  _globals['_TRIAL'].fields_by_name['accuracy']._serialized_options = b'\342A\001\003'
+  _globals['_TRIAL'].fields_by_name['size_bytes']._loaded_options = None
+  _globals['_TRIAL'].fields_by_name['size_bytes']._serialized_options = b'\342A\001\003'
+  _globals['_TRIAL'].fields_by_name['state']._loaded_options = None
+  _globals['_TRIAL'].fields_by_name['state']._serialized_options = b'\342A\001\003'
+  _globals['_TRIAL'].fields_by_name['note']._loaded_options = None
+  _globals['_TRIAL'].fields_by_name['note']._serialized_options = b'\342A\001\003'
   _globals['_OPTIMIZATION']._serialized_start=226
-  _globals['_OPTIMIZATION']._serialized_end=1330
+  _globals['_OPTIMIZATION']._serialized_end=1797
   _globals['_OPTIMIZATION_SETTINGS']._serialized_start=902
-  _globals['_OPTIMIZATION_SETTINGS']._serialized_end=1105
-  _globals['_OPTIMIZATION_STATE']._serialized_start=1107
-  _globals['_OPTIMIZATION_STATE']._serialized_end=1234
-  _globals['_FILESOURCE']._serialized_start=1332
-  _globals['_FILESOURCE']._serialized_end=1387
-  _globals['_PROGRESS']._serialized_start=1389
-  _globals['_PROGRESS']._serialized_end=1467
+  _globals['_OPTIMIZATION_SETTINGS']._serialized_end=1408
+  _globals['_OPTIMIZATION_STATE']._serialized_start=1410
+  _globals['_OPTIMIZATION_STATE']._serialized_end=1537
+  _globals['_OPTIMIZATION_IMPORTANCE']._serialized_start=1539
+  _globals['_OPTIMIZATION_IMPORTANCE']._serialized_end=1628
+  _globals['_OPTIMIZATION_SCOPE']._serialized_start=1630
+  _globals['_OPTIMIZATION_SCOPE']._serialized_end=1701
+  _globals['_FILESOURCE']._serialized_start=1799
+  _globals['_FILESOURCE']._serialized_end=1854
+  _globals['_PROGRESS']._serialized_start=1857
+  _globals['_PROGRESS']._serialized_end=2080
+  _globals['_TRIAL']._serialized_start=2083
+  _globals['_TRIAL']._serialized_end=2480
+  _globals['_TRIAL_STATE']._serialized_start=2340
+  _globals['_TRIAL_STATE']._serialized_end=2445
 # @@protoc_insertion_point(module_scope)

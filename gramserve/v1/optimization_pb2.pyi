@@ -64,6 +64,52 @@ class Optimization(_message.Message):
     STATE_CANCELLED: Optimization.State.ValueType  # 5
     """Terminal by request."""
 
+    class _Importance:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ImportanceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Optimization._Importance.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        IMPORTANCE_UNSPECIFIED: Optimization._Importance.ValueType  # 0
+        """The default: Taylor."""
+        IMPORTANCE_TAYLOR: Optimization._Importance.ValueType  # 1
+        """By what the loss would change, from gradients."""
+        IMPORTANCE_MAGNITUDE: Optimization._Importance.ValueType  # 2
+        """By the size of their weights."""
+
+    class Importance(_Importance, metaclass=_ImportanceEnumTypeWrapper):
+        """How the channels that pruning removes are ranked. New values may be added."""
+
+    IMPORTANCE_UNSPECIFIED: Optimization.Importance.ValueType  # 0
+    """The default: Taylor."""
+    IMPORTANCE_TAYLOR: Optimization.Importance.ValueType  # 1
+    """By what the loss would change, from gradients."""
+    IMPORTANCE_MAGNITUDE: Optimization.Importance.ValueType  # 2
+    """By the size of their weights."""
+
+    class _Scope:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Optimization._Scope.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SCOPE_UNSPECIFIED: Optimization._Scope.ValueType  # 0
+        """The default: uniform."""
+        SCOPE_UNIFORM: Optimization._Scope.ValueType  # 1
+        """The same share of every layer."""
+        SCOPE_ISOMORPHIC: Optimization._Scope.ValueType  # 2
+        """Whatever is least important among layers of the same form."""
+
+    class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
+        """Where pruning looks for what to remove. New values may be added."""
+
+    SCOPE_UNSPECIFIED: Optimization.Scope.ValueType  # 0
+    """The default: uniform."""
+    SCOPE_UNIFORM: Optimization.Scope.ValueType  # 1
+    """The same share of every layer."""
+    SCOPE_ISOMORPHIC: Optimization.Scope.ValueType  # 2
+    """Whatever is least important among layers of the same form."""
+
     @_typing.final
     class Settings(_message.Message):
         """What to search and what to prove. Zero means the default."""
@@ -77,6 +123,15 @@ class Optimization(_message.Message):
         KEEP_MACS_FIELD_NUMBER: _builtins.int
         SEED_FIELD_NUMBER: _builtins.int
         INPUT_PX_FIELD_NUMBER: _builtins.int
+        RECALL_MARGIN_FIELD_NUMBER: _builtins.int
+        IMPORTANCE_FIELD_NUMBER: _builtins.int
+        SCOPE_FIELD_NUMBER: _builtins.int
+        RECIPES_FIELD_NUMBER: _builtins.int
+        ENGINES_FIELD_NUMBER: _builtins.int
+        REVIEW_RISK_FIELD_NUMBER: _builtins.int
+        MEAN_FIELD_NUMBER: _builtins.int
+        STD_FIELD_NUMBER: _builtins.int
+        WITHOUT_QUANTIZATION_AWARE_FIELD_NUMBER: _builtins.int
         margin: _builtins.float
         """Largest loss of accuracy that counts as none, 0 to 1; default 0.01."""
         allow_unproved: _builtins.bool
@@ -86,16 +141,53 @@ class Optimization(_message.Message):
         promote: _builtins.bool
         """Point the alias "production" at the artifact when it is accepted."""
         keep_macs: _builtins.float
-        """Share of MACs to keep when pruning, 0 to 1; default 0.5."""
+        """Share of MACs to keep when pruning, 0 to 1. 0, the default: the search's own
+        targets; 1: no pruning.
+        """
         seed: _builtins.int
         """Seed of everything random; default 0."""
         input_px: _builtins.int
         """Edge of the model's square input, 16 to 2048 pixels; default: what the checkpoint
         says of itself, else what timm says of the architecture.
         """
+        recall_margin: _builtins.float
+        """Largest loss of a class's recall that counts as none, 0 to 1; default 0.05."""
+        importance: Global___Optimization.Importance.ValueType
+        """How channels are ranked; default Taylor."""
+        scope: Global___Optimization.Scope.ValueType
+        """Where pruning looks; default uniform."""
+        review_risk: _builtins.float
+        """Share of wrong calls that may pass without review, 0 to below 1; default 0.05. Sets
+        the review thresholds of the artifact.
+        """
+        without_quantization_aware: _builtins.bool
+        """Never train with rounded weights, also where rounding after the training costs
+        accuracy.
+        """
         @_builtins.property
         def budget(self) -> _duration_pb2.Duration:
             """Wall-clock time to aim at; default 20 minutes."""
+
+        @_builtins.property
+        def recipes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Quantization recipes to try, by name; default: all that suit the architecture."""
+
+        @_builtins.property
+        def engines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Engines to measure, by name; default: all that are installed."""
+
+        @_builtins.property
+        def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+            """Mean of each channel (R, G, B) that the checkpoint expects to be subtracted, in
+            units of 0 to 1; none or three. Default: what the checkpoint says of itself, else
+            what timm says of the architecture.
+            """
+
+        @_builtins.property
+        def std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+            """Standard deviation of each channel that it expects to be divided by; none or three,
+            above 0.
+            """
 
         def __init__(
             self,
@@ -107,10 +199,19 @@ class Optimization(_message.Message):
             keep_macs: _builtins.float = ...,
             seed: _builtins.int = ...,
             input_px: _builtins.int = ...,
+            recall_margin: _builtins.float = ...,
+            importance: Global___Optimization.Importance.ValueType = ...,
+            scope: Global___Optimization.Scope.ValueType = ...,
+            recipes: _abc.Iterable[_builtins.str] | None = ...,
+            engines: _abc.Iterable[_builtins.str] | None = ...,
+            review_risk: _builtins.float = ...,
+            mean: _abc.Iterable[_builtins.float] | None = ...,
+            std: _abc.Iterable[_builtins.float] | None = ...,
+            without_quantization_aware: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unproved", b"allow_unproved", "budget", b"budget", "input_px", b"input_px", "keep_macs", b"keep_macs", "margin", b"margin", "promote", b"promote", "seed", b"seed"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unproved", b"allow_unproved", "budget", b"budget", "engines", b"engines", "importance", b"importance", "input_px", b"input_px", "keep_macs", b"keep_macs", "margin", b"margin", "mean", b"mean", "promote", b"promote", "recall_margin", b"recall_margin", "recipes", b"recipes", "review_risk", b"review_risk", "scope", b"scope", "seed", b"seed", "std", b"std", "without_quantization_aware", b"without_quantization_aware"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -245,23 +346,139 @@ class Progress(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     FRACTION_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    ELAPSED_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     """Stage, e.g. "baseline", "prune", "quantize", "measure", "accept"."""
     fraction: _builtins.float
     """Share done, 0 to 1."""
     message: _builtins.str
     """What is being done, in words."""
+    @_builtins.property
+    def elapsed(self) -> _duration_pb2.Duration:
+        """Time that the search took so far, when this was said; that of runs before a restart
+        counts.
+        """
+
+    @_builtins.property
+    def remaining(self) -> _duration_pb2.Duration:
+        """What was left of the budget then; never negative."""
+
+    @_builtins.property
+    def trials(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trial]:
+        """The trials, at most the 100 that changed last, the newest last. Always the whole list:
+        a watcher that was away misses none. Left out of listings.
+        """
+
     def __init__(
         self,
         *,
         stage: _builtins.str = ...,
         fraction: _builtins.float = ...,
         message: _builtins.str = ...,
+        elapsed: _duration_pb2.Duration | None = ...,
+        remaining: _duration_pb2.Duration | None = ...,
+        trials: _abc.Iterable[Global___Trial] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "remaining", b"remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fraction", b"fraction", "message", b"message", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "fraction", b"fraction", "message", b"message", "remaining", b"remaining", "stage", b"stage", "trials", b"trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
+
+@_typing.final
+class Trial(_message.Message):
+    """One candidate of the search and what was found out about it. Names are unique within an
+    optimization.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Trial._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Trial._State.ValueType  # 0
+        """Unused."""
+        STATE_TRIED: Trial._State.ValueType  # 1
+        """Measured and compared with the checkpoint."""
+        STATE_DROPPED: Trial._State.ValueType  # 2
+        """Left aside before the full comparison; note says why."""
+        STATE_ACCEPTED: Trial._State.ValueType  # 3
+        """As good as the checkpoint, by the margins asked for."""
+        STATE_REFUSED: Trial._State.ValueType  # 4
+        """Worse than the checkpoint, or failed a gate; note says why."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Lifecycle. New values may be added."""
+
+    STATE_UNSPECIFIED: Trial.State.ValueType  # 0
+    """Unused."""
+    STATE_TRIED: Trial.State.ValueType  # 1
+    """Measured and compared with the checkpoint."""
+    STATE_DROPPED: Trial.State.ValueType  # 2
+    """Left aside before the full comparison; note says why."""
+    STATE_ACCEPTED: Trial.State.ValueType  # 3
+    """As good as the checkpoint, by the margins asked for."""
+    STATE_REFUSED: Trial.State.ValueType  # 4
+    """Worse than the checkpoint, or failed a gate; note says why."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    IMAGES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name for people, e.g. "pruned 50% int8-per-channel"."""
+    network: _builtins.str
+    """The network, e.g. "original" or "pruned 50%"."""
+    recipe: _builtins.str
+    """The quantization recipe, "fp32" for none."""
+    engine: _builtins.str
+    """The engine that runs it."""
+    images_per_second: _builtins.float
+    """Tiles per second on one core; absent when it was not measured."""
+    accuracy: _builtins.float
+    """Accuracy on the validation split, 0 to 1; absent when it was not measured."""
+    size_bytes: _builtins.int
+    """Size of the model file."""
+    state: Global___Trial.State.ValueType
+    """What became of it."""
+    note: _builtins.str
+    """Why, as a sentence; may be empty."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        network: _builtins.str = ...,
+        recipe: _builtins.str = ...,
+        engine: _builtins.str = ...,
+        images_per_second: _builtins.float | None = ...,
+        accuracy: _builtins.float | None = ...,
+        size_bytes: _builtins.int = ...,
+        state: Global___Trial.State.ValueType = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_images_per_second", b"_images_per_second", "accuracy", b"accuracy", "images_per_second", b"images_per_second"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_images_per_second", b"_images_per_second", "accuracy", b"accuracy", "engine", b"engine", "images_per_second", b"images_per_second", "name", b"name", "network", b"network", "note", b"note", "recipe", b"recipe", "size_bytes", b"size_bytes", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__accuracy: _TypeAlias = _typing.Literal["accuracy"]  # noqa: Y015
+    _WhichOneofArgType__accuracy: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy"]  # noqa: Y015
+    _WhichOneofReturnType__images_per_second: _TypeAlias = _typing.Literal["images_per_second"]  # noqa: Y015
+    _WhichOneofArgType__images_per_second: _TypeAlias = _typing.Literal["_images_per_second", b"_images_per_second"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy) -> _WhichOneofReturnType__accuracy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__images_per_second) -> _WhichOneofReturnType__images_per_second | None: ...
+
+Global___Trial: _TypeAlias = Trial  # noqa: Y015

@@ -108,7 +108,7 @@ class OptimizerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListOptimizations(self, request, context):
-        """Lists optimizations, newest first.
+        """Lists optimizations, newest first, without their trials.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,8 +123,8 @@ class OptimizerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelOptimization(self, request, context):
-        """Requests cancellation. A running optimization stops at its next step and keeps what
-        it finished. FAILED_PRECONDITION if it is already terminal.
+        """Requests cancellation. A running optimization stops at its next step; its trials are
+        kept. FAILED_PRECONDITION if it is already terminal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

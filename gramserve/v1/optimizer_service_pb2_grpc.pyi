@@ -47,14 +47,14 @@ class OptimizerServiceStub:
     GetOptimization: _grpc.UnaryUnaryMultiCallable[_optimizer_service_pb2.GetOptimizationRequest, _optimization_pb2.Optimization]
     """Gets an optimization."""
     ListOptimizations: _grpc.UnaryUnaryMultiCallable[_optimizer_service_pb2.ListOptimizationsRequest, _optimizer_service_pb2.ListOptimizationsResponse]
-    """Lists optimizations, newest first."""
+    """Lists optimizations, newest first, without their trials."""
     WatchOptimization: _grpc.UnaryStreamMultiCallable[_optimizer_service_pb2.WatchOptimizationRequest, _optimizer_service_pb2.WatchOptimizationResponse]
     """Streams the optimization whenever its state or progress changes. Ends after the
     terminal state.
     """
     CancelOptimization: _grpc.UnaryUnaryMultiCallable[_optimizer_service_pb2.CancelOptimizationRequest, _optimization_pb2.Optimization]
-    """Requests cancellation. A running optimization stops at its next step and keeps what
-    it finished. FAILED_PRECONDITION if it is already terminal.
+    """Requests cancellation. A running optimization stops at its next step; its trials are
+    kept. FAILED_PRECONDITION if it is already terminal.
     """
 
 @_typing.type_check_only
@@ -75,14 +75,14 @@ class OptimizerServiceAsyncStub(OptimizerServiceStub):
     GetOptimization: _aio.UnaryUnaryMultiCallable[_optimizer_service_pb2.GetOptimizationRequest, _optimization_pb2.Optimization]  # type: ignore[assignment]
     """Gets an optimization."""
     ListOptimizations: _aio.UnaryUnaryMultiCallable[_optimizer_service_pb2.ListOptimizationsRequest, _optimizer_service_pb2.ListOptimizationsResponse]  # type: ignore[assignment]
-    """Lists optimizations, newest first."""
+    """Lists optimizations, newest first, without their trials."""
     WatchOptimization: _aio.UnaryStreamMultiCallable[_optimizer_service_pb2.WatchOptimizationRequest, _optimizer_service_pb2.WatchOptimizationResponse]  # type: ignore[assignment]
     """Streams the optimization whenever its state or progress changes. Ends after the
     terminal state.
     """
     CancelOptimization: _aio.UnaryUnaryMultiCallable[_optimizer_service_pb2.CancelOptimizationRequest, _optimization_pb2.Optimization]  # type: ignore[assignment]
-    """Requests cancellation. A running optimization stops at its next step and keeps what
-    it finished. FAILED_PRECONDITION if it is already terminal.
+    """Requests cancellation. A running optimization stops at its next step; its trials are
+    kept. FAILED_PRECONDITION if it is already terminal.
     """
 
 class OptimizerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -130,7 +130,7 @@ class OptimizerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _optimizer_service_pb2.ListOptimizationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_optimizer_service_pb2.ListOptimizationsResponse, _abc.Awaitable[_optimizer_service_pb2.ListOptimizationsResponse]]:
-        """Lists optimizations, newest first."""
+        """Lists optimizations, newest first, without their trials."""
 
     @_abc_1.abstractmethod
     def WatchOptimization(
@@ -148,8 +148,8 @@ class OptimizerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _optimizer_service_pb2.CancelOptimizationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_optimization_pb2.Optimization, _abc.Awaitable[_optimization_pb2.Optimization]]:
-        """Requests cancellation. A running optimization stops at its next step and keeps what
-        it finished. FAILED_PRECONDITION if it is already terminal.
+        """Requests cancellation. A running optimization stops at its next step; its trials are
+        kept. FAILED_PRECONDITION if it is already terminal.
         """
 
 def add_OptimizerServiceServicer_to_server(servicer: OptimizerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

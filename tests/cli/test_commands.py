@@ -80,6 +80,12 @@ def test_without_an_optimizer_one_line_says_what_to_do(
         (["submit", "/nowhere/1.png", "--model", "m"], "/nowhere/1.png does not exist (INVALID_FIELD)"),
         (["submit", __file__, "--model", "m", "--due", "soon"], "--due must be HH:MM"),
         (["optimize", "c", "--arch", "a", "--labels", "/nowhere.yaml", "--data", "d", "--model", "m"], "/nowhere.yaml"),
+        (["optimize", "c", "--arch", "a", "--model", "m"], "an optimization needs CHECKPOINT"),
+        (["optimize", "--resume", "o", "--cancel", "o"], "stand alone"),
+        (["study", "d", "--arch", "a", "--output", "o", "--weights", "a"], "--weights takes NAME=FILE"),
+        (["study", "d", "--arch", "a", "--output", "o", *(2 * ["--checkpoint", "a=b"])], "once for each NAME"),
+        (["study", "/nowhere", "--arch", "resnet18", "--output", "o"], "INVALID_DATASET"),
+        (["optimize", "c", "--resume", "o"], "stand alone"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(arguments: list[str], said: str) -> None:

@@ -5,12 +5,14 @@ The optimization's architecture names the scenario.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,7 +29,8 @@ from gramserve.store.manifest import (
 from optimizer_svc import job_process
 from optimizer_svc.messages import Going, Message
 from optimizer_svc.records import JobRecord
-from optimizer_svc.spec import OptimizationResult, Stopped
+from optimizer_svc.spec import OptimizationResult, Stopped, TrialRow
+from optimizer_svc.workspace import Kept, Workspace
 
 
 def run(
@@ -38,6 +41,7 @@ def run(
     folder.mkdir(exist_ok=True)
     with (folder / "runs").open("a") as runs:
         runs.write("x")
+    maker = os.getpid()
     print("a library prints the name of Jane Doe")
     (folder / "pid").write_text(str(os.getpid()))
     say(Going("BASELINE", "Measuring the checkpoint", 0.25))
@@ -56,6 +60,8 @@ def run(
         case "waits_once":
             if len((folder / "runs").read_text()) == 1:
                 _wait(stop)
+        case "waits_after_a_stage":
+            maker = _stage(folder, say, stop)
         case "does_not_listen":
             _wait(lambda: False)
         case "has_children":
@@ -64,8 +70,30 @@ def run(
             _wait(stop)
         case other:
             raise AssertionError(other)
-    say(Going("PACKAGE", "Packing the artifact", 0.95))
-    return _result(job)
+    say(Going("PACKAGE", "Packing the artifact", 0.95, Workspace(folder).elapsed_s, 10.0))
+    return _result(job, maker)
+
+
+def _stage(folder: Path, say: Callable[[Message], None], stop: Callable[[], bool]) -> int:
+    """The process that made the stage PRUNE; the one that made it waits after it."""
+
+    def make() -> Kept:
+        return Kept({"maker": os.getpid()}, {"weights.bin": os.urandom(1000), "empty.bin": b""})
+
+    before_s = Workspace(folder).elapsed_s
+    kept = Workspace(folder).once("prune", {"of": "scripted"}, make)
+    maker = int(kept.facts["maker"])
+    rows = (
+        TrialRow("original fp32", "original", "fp32", "onnxruntime", 12.5, 0.97, 4000, "TRIED", ""),
+        TrialRow("original int8", "original", "int8", "openvino", None, None, 1000, "DROPPED", "It is too slow."),
+    )
+    say(Going("PRUNE", "Cutting channels", 0.5, 60.0, 30.0, rows[:1]))
+    say(Going("PRUNE", "Cutting channels", 0.5, 60.0, 30.0, rows[1:]))
+    if maker == os.getpid():
+        _wait(stop)
+    accepted = replace(rows[0], state="ACCEPTED")
+    say(Going("ACCEPT", "Comparing the candidates", 0.9, before_s + 1.0, 29.0, (accepted,)))
+    return maker
 
 
 def _wait(stop: Callable[[], bool]) -> None:
@@ -74,7 +102,7 @@ def _wait(stop: Callable[[], bool]) -> None:
     raise Stopped
 
 
-def _result(job: JobRecord) -> OptimizationResult:
+def _result(job: JobRecord, maker: int) -> OptimizationResult:
     draft = ArtifactDraft(
         created=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         source=Source(checkpoint_sha256="0" * 64, architecture=job.architecture, parameters=1, macs=1),
@@ -86,7 +114,7 @@ def _result(job: JobRecord) -> OptimizationResult:
         recipe={"description": "int8 per-channel"},
         evaluation={"artifact_accuracy": 0.96, "checkpoint_accuracy": 0.97, "proved": True},
     )
-    files = {"model.onnx": b"onnx", "report.json": b"{}", "report.html": b"<p>fine</p>"}
+    files = {"model.onnx": b"onnx", "report.json": json.dumps({"maker": maker}).encode(), "report.html": b"<p>fine</p>"}
     return OptimizationResult(files=files, manifest=draft, summary={}, report={})
 
 

@@ -44,6 +44,12 @@ class Service:
         self.process = process
         self.port = port
 
+    @asynccontextmanager
+    async def caller(self) -> AsyncIterator[Caller]:
+        """A client of it."""
+        async with open_channel(f"127.0.0.1:{self.port}") as channel:
+            yield Caller(None, channel)  # type: ignore[arg-type]
+
     async def kill(self) -> None:
         """kill -9."""
         self.process.kill()
@@ -51,7 +57,8 @@ class Service:
 
 
 @asynccontextmanager
-async def _service(bench: Bench) -> AsyncIterator[Service]:
+async def service_process(bench: Bench) -> AsyncIterator[Service]:
+    """A running service that can be killed."""
     settings = bench.settings()
     code = (
         "import asyncio, sys, json\n"
@@ -82,7 +89,7 @@ async def _service(bench: Bench) -> AsyncIterator[Service]:
 
 
 async def test_I2_after_kill_9_of_the_service_the_job_runs_again_and_ends_once(bench: Bench) -> None:
-    async with _service(bench) as service:
+    async with service_process(bench) as service:
         async with open_channel(f"127.0.0.1:{service.port}") as channel:
             caller = Caller(None, channel)  # type: ignore[arg-type]
             created = await caller.create("waits_once")
@@ -98,7 +105,7 @@ async def test_I2_after_kill_9_of_the_service_the_job_runs_again_and_ends_once(b
 
 
 async def test_I14_after_SIGTERM_the_job_is_handed_over_at_once(bench: Bench) -> None:
-    async with _service(bench) as service:
+    async with service_process(bench) as service:
         async with open_channel(f"127.0.0.1:{service.port}") as channel:
             caller = Caller(None, channel)  # type: ignore[arg-type]
             created = await caller.create("waits_once")

@@ -14,8 +14,9 @@ from gramserve.errors import Reason
 from gramserve.queue import connect
 from gramserve.rpc.status import from_status
 from gramserve.store.registry import Registry
+from gramserve.v1.optimization_pb2 import Optimization
 from optimizer_svc.job_process import JOB_FILE
-from optimizer_svc.records import JobRecord
+from optimizer_svc.records import FileRecord, JobRecord, OptimizationRecord
 from tests.optimizer_service.conftest import DATA, Bench, Caller, State, id_of
 from tests.waiting import until
 
@@ -49,20 +50,67 @@ async def test_it_is_promoted_when_that_is_asked_for(bench: Bench, caller: Calle
     assert (await Registry(bench.store).resolve("models/gram")).version == 1
 
 
-async def test_the_input_size_that_was_asked_for_reaches_the_job(bench: Bench, caller: Caller) -> None:
+async def test_what_was_asked_for_reaches_the_job_and_is_shown(bench: Bench, caller: Caller) -> None:
     request = await caller.request("waits")
-    request.optimization.settings.input_px = 64
+    asked = Optimization.Settings(
+        margin=0.02,
+        keep_macs=0.25,
+        seed=3,
+        input_px=64,
+        recall_margin=0.1,
+        importance=Optimization.IMPORTANCE_MAGNITUDE,
+        scope=Optimization.SCOPE_ISOMORPHIC,
+        recipes=["int8-per-channel"],
+        engines=["openvino", "onnxruntime"],
+        review_risk=0.01,
+        mean=[0.5, 0.4, 0.3],
+        std=[0.25, 0.25, 0.25],
+        without_quantization_aware=True,
+    )
+    asked.budget.FromSeconds(300)
+    request.optimization.settings.CopyFrom(asked)
     created = await caller.stub.CreateOptimization(request)
-    assert created.settings.input_px == 64
+    assert created.settings == asked
     await until(lambda: bench.runs(id_of(created.name)))
-    [job] = bench.folder.rglob(JOB_FILE)
-    assert JobRecord.from_json(job.read_bytes()).input_px == 64
+    [file] = bench.folder.rglob(JOB_FILE)
+    job = JobRecord.from_json(file.read_bytes())
+    assert (job.budget_minutes, job.margin, job.keep_macs, job.seed, job.input_px) == (5.0, 0.02, 0.25, 3, 64)
+    assert (job.recall_margin, job.importance, job.scope, job.review_risk) == (0.1, "magnitude", "isomorphic", 0.01)
+    assert (job.recipes, job.engines) == (("int8-per-channel",), ("openvino", "onnxruntime"))
+    assert (job.mean, job.std, job.quantization_aware) == ((0.5, 0.4, 0.3), (0.25, 0.25, 0.25), False)
+
+
+def test_a_record_of_the_release_before_is_read_with_the_defaults() -> None:
+    record = OptimizationRecord(
+        optimization="opt-1",
+        request_id="",
+        fingerprint="",
+        model="gram",
+        checkpoint=FileRecord(),
+        data=FileRecord(),
+        architecture="resnet18",
+        labels=(),
+        budget_minutes=20.0,
+        margin=0.01,
+        allow_unproved=False,
+        promote=False,
+        keep_macs=0.5,
+        seed=0,
+        create_time=0.0,
+    )
+    old = json.loads(record.to_json())
+    for name in ("recall_margin", "importance", "scope", "recipes", "engines", "review_risk", "mean", "std"):
+        del old[name]
+    del old["quantization_aware"]
+    assert OptimizationRecord.from_json(json.dumps(old).encode()) == record
 
 
 async def test_what_was_asked_for_is_shown_with_the_defaults_filled_in(caller: Caller) -> None:
     created = await caller.create()
     settings = created.settings
-    assert (settings.budget.seconds, settings.margin, settings.keep_macs, settings.seed) == (1200, 0.01, 0.5, 0)
+    assert (settings.budget.seconds, settings.margin, settings.keep_macs, settings.seed) == (1200, 0.01, 0.0, 0)
+    assert (settings.recall_margin, settings.review_risk) == (0.05, 0.05)
+    assert (settings.importance, settings.scope) == (Optimization.IMPORTANCE_TAYLOR, Optimization.SCOPE_UNIFORM)
     assert created.model == "models/gram"
     assert created.labels[1].morphology == "rods"
     assert created.data.sha256

@@ -9,6 +9,7 @@ from gramserve.store.faults import ObjectMissing
 from optimizer_svc.messages import Broken, Done, Failed, Going, Message, Stopped, pack, unpack
 from optimizer_svc.process import job_environment
 from optimizer_svc.records import FailureRecord
+from optimizer_svc.spec import TrialRow
 
 INVALID = InvalidInput(Reason.INVALID_LABELS, "wrong", violations=[("labels[0]", "no")], metadata={"a": "b"})
 
@@ -17,6 +18,7 @@ INVALID = InvalidInput(Reason.INVALID_LABELS, "wrong", violations=[("labels[0]",
     "message",
     [
         Going("PRUNE", "Cutting\nchannels", 0.5),
+        Going("MEASURE", "Measuring", 0.7, 60.0, 30.0, (TrialRow("a", "b", "c", "d", None, 0.5, 7, "TRIED", ""),)),
         Done(),
         Stopped(),
         Broken("KeyError in run, line 3"),
