@@ -11,25 +11,37 @@ from numpy.typing import NDArray
 
 from gramserve.store.manifest import Label
 from optimizer_svc.severity import VeryMajorErrors, very_major_errors
-from optimizer_svc.statistics import mcnemar, paired_interval, pairs_needed, proportion_interval, smallest_margin
+from optimizer_svc.statistics import (
+    CONFIDENCE,
+    mcnemar,
+    paired_interval,
+    pairs_needed,
+    proportion_interval,
+    smallest_margin,
+)
 
 Predictions = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What is asked of a candidate; the margins are fractions of accuracy and of each class's recall."""
+    """What is asked of a candidate; the margins are fractions of accuracy and of each class's recall.
+
+    `confidence` is that of the intervals; where k candidates are looked at together it is 1 - 0.05 / k (Bonferroni).
+    """
 
     margin: float = 0.01
     recall_margin: float = 0.05
     allow_unproved: bool = False
+    confidence: float = CONFIDENCE
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """Candidate minus checkpoint over `tiles` tiles: `gained` only the candidate has right, `lost` only the checkpoint.
 
-    `low` and `high` are the 95 % interval of the difference; `proved` that `low` is above minus the margin.
+    `low` and `high` are the 95 % interval of the difference; `proved` that `low` is above minus the margin;
+    `smallest_margin` is the least that so many tiles can prove at all, were no answer different.
     """
 
     tiles: int
@@ -40,6 +52,7 @@ class Difference:
     high: float
     margin: float
     proved: bool
+    smallest_margin: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +60,8 @@ class Comparison:
     """A candidate against the checkpoint on one split.
 
     `accepted` follows from `failures` (sentences; empty when nothing speaks against it) and `proved`, or `proved` being
-    waived. `very_major_*` count (missed organisms, Gram flips); `new_very_major` are the tiles that only the candidate
-    gets very wrong, as places in the split.
+    waived: `overridden` says that it was. `very_major_*` count (missed organisms, Gram flips); `new_very_major` are the
+    tiles that only the candidate gets very wrong, as places in the split.
     """
 
     accuracy: float
@@ -65,6 +78,7 @@ class Comparison:
     failures: tuple[str, ...]
     proved: bool
     accepted: bool
+    overridden: bool
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -86,9 +100,9 @@ def compare(
     hold, so their error level needs no correction (intersection-union test, Berger 1982).
     """
     before, after = checkpoint == targets, candidate == targets
-    overall = _difference(before, after, rules.margin)
+    overall = _difference(before, after, rules.margin, rules.confidence)
     recalls = {
-        label.name: _difference(before[of], after[of], rules.recall_margin)
+        label.name: _difference(before[of], after[of], rules.recall_margin, rules.confidence)
         for i, label in enumerate(labels)
         if (of := targets == i).any()
     }
@@ -107,18 +121,29 @@ def compare(
         very_major_checkpoint=_counts(old),
         very_major_candidate=_counts(new),
         new_very_major=tuple(int(i) for i in np.flatnonzero(new.any & ~old.any)),
-        smallest_margin=smallest_margin(total),
+        smallest_margin=overall.smallest_margin,
         tiles_needed=_tiles_needed(recalls, rules, total),
         failures=failures,
         proved=proved,
         accepted=not failures and (proved or rules.allow_unproved),
+        overridden=not failures and not proved and rules.allow_unproved,
     )
 
 
-def _difference(before: NDArray[np.bool_], after: NDArray[np.bool_], margin: float) -> Difference:
+def _difference(before: NDArray[np.bool_], after: NDArray[np.bool_], margin: float, confidence: float) -> Difference:
     gained, lost, total = int((after & ~before).sum()), int((before & ~after).sum()), len(before)
-    low, high = paired_interval(gained, lost, total)
-    return Difference(total, gained, lost, (gained - lost) / total, low, high, margin, proved=low > -margin)
+    low, high = paired_interval(gained, lost, total, confidence)
+    return Difference(
+        tiles=total,
+        gained=gained,
+        lost=lost,
+        estimate=(gained - lost) / total,
+        low=low,
+        high=high,
+        margin=margin,
+        proved=low > -margin,
+        smallest_margin=smallest_margin(total, confidence),
+    )
 
 
 def _failures(

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gramserve.errors import InvalidInput, Reason, SlideFailed
-from gramserve.images.decode import decode, read_header
+from gramserve.images.decode import read_header
 from gramserve.images.limits import ImageLimits
-from gramserve.runtime.preprocess import tile_batches
+from gramserve.runtime.preprocess import read_field, tile_batches
 from gramserve.store.manifest import Label, Preprocessing
 from optimizer_svc.spec import Stopped
 from optimizer_svc.splits import Sample, Split
@@ -82,7 +82,7 @@ def read_tile(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     Raises SlideFailed for what cannot be read, and for an image that the worker would cut into several tiles: one label
     cannot stand for all of them.
     """
-    field = decode(path.read_bytes(), LIMITS)
+    field = read_field(path.read_bytes(), LIMITS, preprocessing)
     batches = list(tile_batches([field], preprocessing, 1))
     if len(batches) != 1:
         raise SlideFailed(Reason.IMAGE_TOO_LARGE, "it is more than 1.5 times as large as the tiles of train")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from torch import nn
 
 from optimizer_svc.architecture import InputSpec
 from optimizer_svc.losses import class_weights, distillation_loss
+from optimizer_svc.teacher import Teacher
 from optimizer_svc.tiles import TileSet
 from optimizer_svc.train import Epoch, TrainPlan, reestimate_batch_norm, train
 
@@ -21,26 +21,27 @@ BATCH = 16
 
 def distill(
     student: nn.Module,
-    teacher: nn.Module,
+    teacher: Teacher,
     tiles: TileSet,
     val: TileSet,
     spec: InputSpec,
     *,
     epochs: int,
-    seed: int = 0,
+    learning_rate: float = LEARNING_RATE,
+    patience: int | None = PATIENCE,
     on_epoch: Callable[[Epoch], None] = lambda _epoch: None,
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
     deadline: float = math.inf,
 ) -> tuple[Epoch, ...]:
-    """Trains `student` in place towards `teacher` (left as it is) and gives its epochs; the best one on `val` stays.
+    """Trains `student` in place towards `teacher` and gives its epochs; the best one on `val` stays.
 
-    At most `epochs`, fewer when `val` no longer improves or `deadline` (of `clock`) comes near, never less than one.
+    At most `epochs`, fewer when `val` has not improved for `patience` of them or `deadline` (of `clock`) comes near,
+    never less than one.
     """
-    teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
-    plan = TrainPlan(epochs, LEARNING_RATE, batch=BATCH, patience=PATIENCE, seed=seed)
+    plan = TrainPlan(epochs, learning_rate, batch=BATCH, patience=patience, views=teacher.views, seed=teacher.seed)
     loss = distillation_loss(teacher, class_weights(tiles.targets.tolist(), int(tiles.targets.max()) + 1))
-    reestimate_batch_norm(student, tiles, spec, seed=seed)
+    reestimate_batch_norm(student, tiles, spec, seed=teacher.seed)
     return train(
         student,
         tiles,

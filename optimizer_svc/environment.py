@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 PACKAGES = (
     "gramserve",
+    "nncf",
     "numpy",
     "onnx",
     "onnxruntime",
     "onnxscript",
     "opencv-python-headless",
+    "openvino",
     "scipy",
     "timm",
     "torch",
@@ -65,3 +68,8 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "flags": [flag for flag in FLAGS if flag in present],
     }
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held at once."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,18 +14,21 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from gramserve.errors import InvalidInput, Reason
 from gramserve.store.manifest import Label
 from optimizer_svc.architecture import InputSpec, build_model, check_architecture, classifier_names, default_input
-from optimizer_svc.checkpoint import load_state
+from optimizer_svc.checkpoint import load_checkpoint, load_state
 from optimizer_svc.dataset import load_tiles, preprocessing_for
 from optimizer_svc.labels import read_labels
-from optimizer_svc.losses import class_weights, label_loss
+from optimizer_svc.losses import Loss, class_weights, distillation_loss, label_loss
 from optimizer_svc.splits import class_folders, read_splits
+from optimizer_svc.teacher import Teacher, adapted
 from optimizer_svc.tiles import TileSet
 from optimizer_svc.train import Epoch, TrainPlan, predict, score, train
 from optimizer_svc.weights import METADATA_KEY, read_weights
 
 LABELS_FILE = "labels.yaml"
+TEACHER_VIEWS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ def finetune(
     output: Path,
     labels: tuple[Label, ...] | None = None,
     weights: Path | None = None,
+    teacher: Path | None = None,
     epochs_frozen: int | None = None,
     epochs_unfrozen: int | None = None,
     input_px: int | None = None,
@@ -75,12 +79,14 @@ def finetune(
 
     The order of the model's outputs is that of `labels`; without them that of `data`/labels.yaml, else the sorted class
     folders. `weights` is a checkpoint of the same architecture (its classifier is replaced); without it training starts
-    from random weights. Epochs default to 2 frozen and 8 unfrozen with weights, and to 0 and 25 without. Beside
-    `output` lies its .history.json. Raises InvalidInput (architecture, weights, labels, data) and Stopped.
+    from random weights. `teacher` is a checkpoint of any architecture that `finetune` wrote for the same labels: the
+    network learns its answers, which helps most where there are no weights to start from. Epochs default to 2 frozen
+    and 8 unfrozen with weights, and to 0 and 25 without (40 with a teacher). Beside `output` lies its .history.json.
+    Raises InvalidInput (architecture, weights, teacher, labels, data) and Stopped.
     """
     started = clock()
     check_architecture(architecture)
-    labels = labels or _labels_of(data)
+    labels = labels or labels_of(data)
     spec = _input_spec(architecture, weights, input_px)
     splits = read_splits(data, labels, seed=seed)
     preprocessing = preprocessing_for(splits.train, labels, spec.px)
@@ -89,8 +95,9 @@ def finetune(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(architecture, len(labels), spec.px).to(memory_format=torch.channels_last)
-    plans = _plans(model, weights, epochs_frozen, epochs_unfrozen, seed)
-    history = _fit(model, tiles, val, spec, plans, progress=progress, should_stop=should_stop, clock=clock)
+    master = None if teacher is None else _teacher(teacher, labels, spec, len(tiles), seed)
+    plans = _plans(model, weights, epochs_frozen, epochs_unfrozen, seed, master)
+    history = _fit(model, tiles, val, spec, plans, master, progress=progress, should_stop=should_stop, clock=clock)
     accuracy, _ = score(predict(model, val.tiles, spec), val.targets)
     names = tuple(label.name for label in labels)
     result = FinetuneResult(
@@ -114,6 +121,7 @@ def _fit(
     val: TileSet,
     spec: InputSpec,
     plans: list[TrainPlan],
+    teacher: Teacher | None,
     *,
     progress: Callable[[FinetuneProgress], None],
     should_stop: Callable[[], bool],
@@ -121,7 +129,8 @@ def _fit(
 ) -> tuple[FinetuneProgress, ...]:
     """Runs the phases one after the other; each goes on from the best epoch of the one before."""
     started = clock()
-    loss = label_loss(class_weights(tiles.targets.tolist(), int(tiles.targets.max()) + 1))
+    balance = class_weights(tiles.targets.tolist(), int(tiles.targets.max()) + 1)
+    loss: Loss = label_loss(balance) if teacher is None else distillation_loss(teacher, balance)
     epochs = sum(plan.epochs for plan in plans)
     history: list[FinetuneProgress] = []
 
@@ -142,11 +151,28 @@ def _fit(
     return tuple(history)
 
 
+def _teacher(path: Path, labels: tuple[Label, ...], spec: InputSpec, tiles: int, seed: int) -> Teacher:
+    _, metadata, _ = read_weights(path)
+    architecture = metadata.get("architecture")
+    if not isinstance(architecture, str):
+        raise InvalidInput(
+            Reason.CHECKPOINT_MISMATCH, "the teacher does not say what architecture it is: fine-tune one with gramserve"
+        )
+    checkpoint = load_checkpoint(path, architecture, labels)
+    return Teacher(adapted(checkpoint.model, checkpoint.input, spec), tiles, views=TEACHER_VIEWS, seed=seed)
+
+
 def _plans(
-    model: nn.Module, weights: Path | None, frozen: int | None, unfrozen: int | None, seed: int
+    model: nn.Module,
+    weights: Path | None,
+    frozen: int | None,
+    unfrozen: int | None,
+    seed: int,
+    teacher: Teacher | None,
 ) -> list[TrainPlan]:
     if weights is None:
-        plans = [TrainPlan(25 if unfrozen is None else unfrozen, 4e-3, batch=16, seed=seed)]
+        epochs = (25 if teacher is None else 40) if unfrozen is None else unfrozen
+        plans = [TrainPlan(epochs, 4e-3 if teacher is None else 2e-3, batch=16, seed=seed)]
     else:
         head = classifier_names(model)
         state, _, _ = read_weights(weights)
@@ -156,6 +182,8 @@ def _plans(
             TrainPlan(2 if frozen is None else frozen, 2e-3, frozen=head, seed=seed),
             TrainPlan(8 if unfrozen is None else unfrozen, 5e-4, seed=seed + 1),
         ]
+    if teacher is not None:  # a view must look as the teacher saw it
+        plans = [replace(plan, views=teacher.views, seed=teacher.seed) for plan in plans]
     return [plan for plan in plans if plan.epochs > 0]
 
 
@@ -174,7 +202,8 @@ def _input_spec(architecture: str, weights: Path | None, input_px: int | None) -
     return InputSpec(input_px or default.px, default.mean, default.std)
 
 
-def _labels_of(data: Path) -> tuple[Label, ...]:
+def labels_of(data: Path) -> tuple[Label, ...]:
+    """The labels of a data folder: its labels.yaml, else its class folders."""
     if (data / LABELS_FILE).is_file():
         return read_labels(data / LABELS_FILE)
     # Roles are not known here and not needed: the optimizer asks for a labels file that gives them.

@@ -10,12 +10,13 @@ from gramserve.store.manifest import Preprocessing
 from optimizer_svc.checkpoint import Checkpoint, load_checkpoint
 from optimizer_svc.dataset import load_tiles, preprocessing_for
 from optimizer_svc.environment import packages
+from optimizer_svc.leakage import Held, without_near_copies
 from optimizer_svc.spec import OptimizationSpec
 from optimizer_svc.splits import Split, Splits, read_splits
 from optimizer_svc.tiles import TileSet
 
 # Raised when a stage computes something else from the same input, so that old results are not found again.
-STAGES_VERSION = 1
+STAGES_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,9 @@ def ingest(spec: OptimizationSpec, *, should_stop: Callable[[], bool] = lambda: 
     def load(split: Split) -> TileSet:
         return load_tiles(split, spec.labels, preprocessing, should_stop=should_stop)
 
+    test = load(splits.test) if splits.test else None
+    held = without_near_copies(Held(splits, load(splits.train), load(splits.val), test), spec.labels)
+    splits = held.splits
     identity = {
         "stages": STAGES_VERSION,
         "packages": packages(),
@@ -59,5 +63,4 @@ def ingest(spec: OptimizationSpec, *, should_stop: Callable[[], bool] = lambda: 
         "val": splits.val.fingerprint,
         "seed": spec.seed,
     }
-    test = load(splits.test) if splits.test else None
-    return Ingested(checkpoint, splits, preprocessing, load(splits.train), load(splits.val), test, identity)
+    return Ingested(checkpoint, splits, preprocessing, held.train, held.val, held.test, identity)

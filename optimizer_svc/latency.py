@@ -19,6 +19,7 @@ from optimizer_svc.spec import Stopped
 from optimizer_svc.statistics import median_interval
 from optimizer_svc.threads import torch_threads
 
+MIN_ROUNDS, SETTLED_ROUNDS = 5, 8
 Run = Callable[[NDArray[np.uint8]], object]
 
 
@@ -41,37 +42,46 @@ def measure(
     runs: Mapping[str, Run],
     tiles: NDArray[np.uint8],
     *,
-    batch_tiles: int,
+    batch_tiles: int | Mapping[str, int],
     rounds: int = 30,
     min_round_s: float = 0.02,
     max_s: float = 60.0,
+    precision: float = 0.01,
     seed: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
     timer: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Latency]:
-    """Times every one of `runs` on the same tiles (uint8 [N, S, S, 3]), `batch_tiles` at a time.
+    """Times every one of `runs` on the same tiles (uint8 [N, S, S, 3]).
 
-    One round times each run once, in random order: what else the machine does then falls on all alike. A round repeats
-    a run until `min_round_s` is filled. It ends after `rounds`, or after 5 or more when `max_s` is over.
+    Each is given as many tiles at once as serve: `batch_tiles` for all, or by the name of the run. One round times each
+    run once, in random order: what else the machine does then falls on all alike. A round repeats a run until
+    `min_round_s` is filled. The last round is number `rounds`, or the one from number 8 on after which every median is
+    known to `precision` (half of its interval, as a share), or the one from number 5 on after which `max_s` is over.
     """
     random = np.random.default_rng(seed)
-    batch = np.ascontiguousarray(tiles[:batch_tiles])
+    sizes = batch_tiles if isinstance(batch_tiles, Mapping) else dict.fromkeys(runs, batch_tiles)
+    batches = {name: np.ascontiguousarray(tiles[: sizes[name]]) for name in runs}
     started = timer()
     repeats: dict[str, int] = {}
     for name, run in runs.items():
-        run(batch)  # warm-up: buffers, kernels, caches
+        if should_stop():
+            raise Stopped
+        run(batches[name])  # warm-up: buffers, kernels, caches
         begin = timer()
-        run(batch)
+        run(batches[name])
         repeats[name] = max(1, math.ceil(min_round_s / max(1e-6, timer() - begin)))
     times: dict[str, list[float]] = {name: [] for name in runs}
     names = list(runs)
     for done in range(rounds):
-        if done >= 5 and timer() - started > max_s:
+        if done >= MIN_ROUNDS and timer() - started > max_s:
+            break
+        if done >= SETTLED_ROUNDS and not done % 2 and all(_known_to(values, precision) for values in times.values()):
             break
         for place in random.permutation(len(names)):
             if should_stop():
                 raise Stopped
             name = names[place]
+            batch = batches[name]
             begin = timer()
             for _ in range(repeats[name]):
                 runs[name](batch)
@@ -79,6 +89,12 @@ def measure(
     return {
         name: Latency(*median_interval(np.array(values), random), rounds=len(values)) for name, values in times.items()
     }
+
+
+def _known_to(values: list[float], precision: float) -> bool:
+    """Whether the interval of the median reaches no further than `precision`, as a share of it, to either side."""
+    median, low, high = median_interval(np.array(values), np.random.default_rng(0), draws=200)
+    return max(high - median, median - low) <= precision * median
 
 
 def engine_run(engine: Engine) -> Run:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-# (normalised inputs [B, 3, S, S], logits [B, C], targets [B]) -> a scalar.
-Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+from optimizer_svc.batches import Batch
+from optimizer_svc.teacher import Teacher
+
+# (batch of B tiles, logits [B, C]) -> a scalar.
+Loss: TypeAlias = Callable[[Batch, Tensor], Tensor]
 
 
 def class_weights(targets: Sequence[int] | Tensor, classes: int) -> Tensor:
@@ -22,26 +25,24 @@ def class_weights(targets: Sequence[int] | Tensor, classes: int) -> Tensor:
 def label_loss(weights: Tensor, smoothing: float = 0.05) -> Loss:
     """Cross entropy against the labels, balanced over classes, with a little label smoothing."""
 
-    def loss(_inputs: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
+    def loss(batch: Batch, logits: Tensor) -> Tensor:
+        own = weights.to(logits.device)
+        return functional.cross_entropy(logits, batch.targets, weight=own, label_smoothing=smoothing)
 
     return loss
 
 
-def distillation_loss(teacher: nn.Module, weights: Tensor, temperature: float = 2.0, label_share: float = 0.2) -> Loss:
+def distillation_loss(teacher: Teacher, weights: Tensor, temperature: float = 2.0, label_share: float = 0.2) -> Loss:
     """Teacher's soft answers and the labels (Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a network").
 
-    `temperature` softens both answers; the squared temperature keeps the gradient's size. The teacher, in eval mode,
-    sees the very batch that the student sees, augmentation included, so that it teaches a function and not a table
-    (Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent").
+    `temperature` softens both answers; the squared temperature keeps the gradient's size.
     """
     by_label = label_loss(weights)
 
-    def loss(inputs: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-        with torch.no_grad():
-            soft = functional.log_softmax(teacher(inputs) / temperature, dim=1)
+    def loss(batch: Batch, logits: Tensor) -> Tensor:
+        soft = functional.log_softmax(teacher.answers(batch) / temperature, dim=1)
         student = functional.log_softmax(logits / temperature, dim=1)
         distance = functional.kl_div(student, soft, log_target=True, reduction="batchmean") * temperature**2
-        return (1 - label_share) * distance + label_share * by_label(inputs, logits, targets)
+        return (1 - label_share) * distance + label_share * by_label(batch, logits)
 
     return loss

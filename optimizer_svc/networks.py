@@ -1,4 +1,4 @@
-"""The networks that candidates are made from: the checkpoint's own and its pruned, recovered copy."""
+"""The networks that candidates are made from: the checkpoint's own and its pruned, recovered copies."""
 
 from __future__ import annotations
 
@@ -11,24 +11,20 @@ from safetensors.torch import load, save
 from torch import nn
 
 from optimizer_svc.architecture import build_model
-from optimizer_svc.distill import distill
 from optimizer_svc.ingest import Ingested
-from optimizer_svc.pace import Pace
-from optimizer_svc.prune import CannotPrune, count, prune
-from optimizer_svc.spec import OptimizationSpec, Stage
-from optimizer_svc.train import Epoch
+from optimizer_svc.prune import count
 from optimizer_svc.widths import Widths, apply_widths
-from optimizer_svc.workspace import Kept, Workspace
+from optimizer_svc.workspace import Kept
 
-ORIGINAL, PRUNED = "original", "pruned"
+ORIGINAL = "original"
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
     """A network in fp32: its multiply-accumulates for one tile, parameters, and the widths that pruning changed.
 
-    `facts` says how it was made: share of channels cut, epochs of distillation with their val accuracy; `digest` is the
-    SHA-256 of its weights.
+    `facts` says how it was made: its parent, share of MACs asked for, importance, scope, share of channels cut, epochs
+    of distillation [number, train loss, val accuracy, val loss]; `digest` is the SHA-256 of its weights.
     """
 
     name: str
@@ -46,69 +42,23 @@ def original(ingested: Ingested) -> Network:
     return Network(ORIGINAL, ingested.checkpoint.model, macs, parameters, {}, {}, ingested.checkpoint.sha256)
 
 
-def pruned(
-    base: Network, spec: OptimizationSpec, ingested: Ingested, workspace: Workspace, pace: Pace
-) -> tuple[Network | None, str]:
-    """A pruned copy that distillation brought back, or None and the reason why there is none."""
-    if spec.prune_macs >= 1 or spec.distill_epochs < 1:
-        return None, "pruning was not asked for"
-    key = {**ingested.identity, "prune_macs": spec.prune_macs, "epochs": spec.distill_epochs}
-    key["budget_minutes"] = spec.budget_minutes  # it decides how many epochs there are
+def keep_network(model: nn.Module, macs: int, parameters: int, widths: Widths, facts: dict[str, Any]) -> Kept:
+    """A network as a stage keeps it: widths and safetensors, never a pickle."""
+    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    about = {"macs": macs, "parameters": parameters, "widths": widths, **facts}
+    return Kept(about, {"weights.safetensors": save(state)})
 
-    def make() -> Kept:
-        try:
-            cut = prune(base.model, ingested.checkpoint.input.px, spec.prune_macs)
-        except CannotPrune as reason:
-            return Kept({"reason": str(reason)}, {})
-        pace.say(Stage.PRUNE, f"Cut {cut.ratio:.0%} of the channels: {cut.macs / base.macs:.0%} of the work is left")
-        epochs: list[Epoch] = []
 
-        def on_epoch(epoch: Epoch) -> None:
-            epochs.append(epoch)
-            done = f"Distillation, epoch {epoch.number} of at most {spec.distill_epochs}"
-            pace.say(Stage.PRUNE, f"{done}: {epoch.val_accuracy:.1%} on val", epoch.number / spec.distill_epochs)
-
-        distill(
-            cut.model,
-            base.model,
-            ingested.train,
-            ingested.val,
-            ingested.checkpoint.input,
-            epochs=spec.distill_epochs,
-            seed=spec.seed,
-            on_epoch=on_epoch,
-            should_stop=pace.should_stop,
-            clock=pace.clock,
-            deadline=pace.training_deadline,
-        )
-        facts = {
-            "ratio": cut.ratio,
-            "macs": cut.macs,
-            "parameters": cut.parameters,
-            "widths": cut.widths,
-            "epochs": [[e.number, e.train_loss, e.val_accuracy, e.val_loss] for e in epochs],
-        }
-        state = {name: tensor.contiguous() for name, tensor in cut.model.state_dict().items()}
-        return Kept(facts, {"weights.safetensors": save(state)})
-
-    kept = workspace.once("prune", key, make)
-    if "reason" in kept.facts:
-        return None, str(kept.facts["reason"])
-    state = load(kept.files["weights.safetensors"])
-    model = build_model(spec.architecture, len(spec.labels), ingested.checkpoint.input.px)
-    apply_widths(model, kept.facts["widths"], {name: tensor.shape for name, tensor in state.items()})
+def kept_network(name: str, kept: Kept, architecture: str, classes: int, input_px: int) -> Network:
+    """The network that `keep_network` kept, rebuilt from the timm architecture, in eval mode."""
+    facts = dict(kept.facts)
+    macs, parameters, widths = (facts.pop(key) for key in ("macs", "parameters", "widths"))
+    weights = kept.files["weights.safetensors"]
+    state = load(weights)
+    model = build_model(architecture, classes, input_px)
+    apply_widths(model, widths, {key: tensor.shape for key, tensor in state.items()})
     model.load_state_dict(state)
-    facts = {"ratio": kept.facts["ratio"], "epochs": kept.facts["epochs"]}
-    recovered = Network(
-        name=PRUNED,
-        model=model.eval(),
-        macs=kept.facts["macs"],
-        parameters=kept.facts["parameters"],
-        widths=kept.facts["widths"],
-        facts=facts,
-        digest=hashlib.sha256(kept.files["weights.safetensors"]).hexdigest(),
-    )
-    return recovered, ""
+    return Network(name, model.eval(), macs, parameters, widths, facts, hashlib.sha256(weights).hexdigest())
 
 
 def probe(ingested: Ingested, size: int = 16) -> np.ndarray[Any, np.dtype[np.uint8]]:

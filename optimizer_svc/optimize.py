@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from gramserve.errors import NotAccepted, Reason
+from gramserve.store.manifest import EngineSettings
 from optimizer_svc.calibrate import fit_temperature, reliability
-from optimizer_svc.candidates import build_candidates, recipe_names
+from optimizer_svc.candidates import check_recipes, engines_for
 from optimizer_svc.confirm import confirm
-from optimizer_svc.evaluate import Trial, baseline, choose, try_candidates
+from optimizer_svc.conformal import review_thresholds
+from optimizer_svc.decoding import check_decoding
+from optimizer_svc.environment import peak_memory_bytes
+from optimizer_svc.evaluate import Trial, answer, baseline
+from optimizer_svc.exhibits import pictures
 from optimizer_svc.findings import Calibrated, Findings, document, headline
+from optimizer_svc.gates import other_engines
 from optimizer_svc.ingest import Ingested, ingest
-from optimizer_svc.networks import original, pruned
+from optimizer_svc.ladder import Ladder
+from optimizer_svc.networks import original, probe
 from optimizer_svc.pace import Pace
 from optimizer_svc.package import draft, golden
+from optimizer_svc.repair import Repair
 from optimizer_svc.report import render_card, render_html
+from optimizer_svc.search import Search
 from optimizer_svc.spec import OptimizationResult, OptimizationSpec, Progress, Stage
+from optimizer_svc.steadiness import shortlist
 from optimizer_svc.workspace import Workspace
 
 
@@ -34,33 +45,61 @@ def run_optimization(
 ) -> OptimizationResult:
     """Makes the fastest artifact that keeps the checkpoint's accuracy; minutes of all cores, in the calling process.
 
-    What a stage made is kept in `workspace`: a later run with the same input goes on after the last finished stage. The
-    report (report.html, report.json) is left there too, even when nothing is accepted. Raises InvalidInput (checkpoint,
-    labels, data, recipes), ArtifactInvalid PARITY_FAILED, NotAccepted, Stopped.
+    What a stage made is kept in `workspace`: a later run with the same input goes on after the last finished stage, and
+    what time earlier runs took counts. The report (report.html, report.json) is left there too, even when nothing is
+    accepted. Raises InvalidInput (checkpoint, labels, data, recipes, engines), ArtifactInvalid PARITY_FAILED,
+    NotAccepted, Stopped.
     """
-    pace = Pace(progress, clock, should_stop, spec.budget_minutes)
+    kept = Workspace(workspace)
+    pace = Pace(
+        progress,
+        clock,
+        should_stop,
+        spec.budget_minutes,
+        spent_s=kept.elapsed_s,
+        on_elapsed=kept.keep_elapsed,
+    )
     spec.check()
-    recipe_names(spec)
-    findings = _search(spec, Workspace(workspace), pace, now)
+    check_recipes(spec)
+    findings = _search(spec, kept, pace, now)
     pace.say(Stage.PACKAGE, "Writing the report")
-    return _package(findings, Workspace(workspace), pace)
+    return _package(findings, kept, pace)
 
 
 def _search(spec: OptimizationSpec, workspace: Workspace, pace: Pace, now: Callable[[], datetime]) -> Findings:
     """All stages up to calibration."""
+    engines = engines_for(spec)
     pace.say(Stage.INGEST, "Reading the checkpoint and the data")
     ingested = ingest(spec, should_stop=pace.should_stop)
     pace.say(Stage.BASELINE, "Reading the val tiles with the checkpoint")
     reference = baseline(ingested, workspace)
     base = original(ingested)
     pace.say(Stage.PRUNE, "Cutting channels")
-    narrow, not_pruned = pruned(base, spec, ingested, workspace, pace)
-    networks = [base] if narrow is None else [base, narrow]
-    candidates = build_candidates(networks, spec, ingested, workspace, pace)
-    trials, eager = try_candidates(candidates, reference, spec, ingested, workspace, pace)
+    ladder = Ladder(base, spec, ingested, workspace, pace)
+    narrow, not_pruned = ladder.climb_down()
+    networks = [base, *narrow]
+    search = Search(reference, engines, spec, ingested, workspace, pace)
+    search.explore(networks)
+    repair = Repair(search, ladder, spec, ingested, workspace, pace)
+    networks += repair.run(networks)
+    found = search.measure()
     pace.say(Stage.ACCEPT, "Comparing the candidates with the checkpoint")
-    chosen, confirmation, note = confirm(choose(trials), trials, spec, ingested)
-    pace.say(Stage.CALIBRATE, "Calibrating the probabilities")
+    trials, named = shortlist(found.trials, spec, ingested, workspace, pace)
+    chosen, confirmation, note = confirm(named, trials, spec, ingested)
+    pace.say(Stage.CALIBRATE, "Calibrating the probabilities and the thresholds for review")
+    calibrated = _calibrate(chosen, ingested)
+    review = decode = None
+    if chosen is not None and chosen.logits is not None and calibrated is not None:
+        val, risk = ingested.splits.val, spec.review_risk
+        review = review_thresholds(chosen.logits, calibrated.temperature, val, spec.labels, risk=risk)
+        decode = check_decoding(
+            val,
+            spec.labels,
+            ingested.preprocessing,
+            chosen.logits,
+            lambda tiles: answer(chosen.candidate, tiles),
+            should_stop=pace.should_stop,
+        )
     return Findings(
         spec=spec,
         ingested=ingested,
@@ -68,13 +107,17 @@ def _search(spec: OptimizationSpec, workspace: Workspace, pace: Pace, now: Calla
         networks=tuple(networks),
         not_pruned=not_pruned,
         reference=reference,
-        eager=eager,
-        trials=tuple(trials),
+        eager=found.eager,
+        trials=trials,
         chosen=chosen,
-        calibrated=_calibrate(chosen, ingested),
+        calibrated=calibrated,
+        review=review,
         confirmation=confirmation,
         confirmation_note=note,
+        sensitivity=() if chosen is None else repair.sensitivity(chosen.candidate),
+        decode=decode,
         elapsed_s=pace.elapsed_s,
+        peak_memory_bytes=peak_memory_bytes(),
     )
 
 
@@ -91,15 +134,16 @@ def _package(findings: Findings, workspace: Workspace, pace: Pace) -> Optimizati
     """The report for all, the artifact for what was accepted; NotAccepted."""
     report, summary = document(findings), headline(findings)
     report_json = json.dumps(report, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
-    report_html = render_html(report)
+    report_html = render_html(report, pictures(report["errors"], findings.ingested.val.tiles))
     workspace.write("report.json", report_json)
     workspace.write("report.html", report_html)
     chosen, ingested = findings.chosen, findings.ingested
-    if chosen is None or findings.calibrated is None:
+    if chosen is None or findings.calibrated is None or findings.review is None or findings.decode is None:
         raise _not_accepted(findings)
+    vectors = golden(chosen.candidate, ingested.preprocessing.input_px)
     files = {
         "model.onnx": chosen.candidate.model,
-        "golden.npz": golden(chosen.candidate, ingested.preprocessing.input_px),
+        "golden.npz": vectors,
         "report.json": report_json,
         "report.html": report_html,
         "card.md": render_card(report),
@@ -110,11 +154,29 @@ def _package(findings: Findings, workspace: Workspace, pace: Pace) -> Optimizati
         findings.spec,
         ingested,
         temperature=findings.calibrated.temperature,
+        review=findings.review,
+        alternatives=_alternatives(chosen, findings, vectors),
+        decode_reduction=findings.decode.reduction,
         evaluation={**summary, "comparison": report["comparison"], "test": report["test"]},
         created=findings.created,
     )
     pace.finish(f"Accepted: {chosen.candidate.name}")
     return OptimizationResult(files, manifest, summary, report)
+
+
+def _alternatives(chosen: Trial, findings: Findings, vectors: bytes) -> tuple[EngineSettings, ...]:
+    """The other engines that may run the very same file: accepted on val as well, and the golden vectors hold."""
+    candidate = chosen.candidate
+    accepted = [t for t in findings.trials if t.accepted and t.candidate.digest == candidate.digest]
+    fastest = sorted(accepted, key=lambda t: t.latency.median_s if t.latency else math.inf)
+    return other_engines(
+        candidate.model,
+        vectors,
+        candidate.engine,
+        [trial.candidate.engine for trial in fastest],
+        probe(findings.ingested),
+        classes=len(findings.spec.labels),
+    )
 
 
 def _not_accepted(findings: Findings) -> NotAccepted:

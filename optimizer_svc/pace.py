@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from optimizer_svc.spec import Progress, Stage, Stopped
+from optimizer_svc.spec import Progress, Stage, Stopped, TrialRow
 
 # Share of a whole run that each stage usually takes.
 SHARES = {
@@ -18,12 +18,17 @@ SHARES = {
     Stage.CALIBRATE: 0.01,
     Stage.PACKAGE: 0.04,
 }
-# Training may use so much of the budget; what comes after it needs the rest.
-TRAINING_SHARE = 0.6
+# Training may use so much of the budget; what comes after it needs the rest. Repairs of what int8 broke end later.
+TRAINING_SHARE = 0.55
+QUANTIZE_SHARE = 0.75
+REPAIR_SHARE = 0.88
 
 
 class Pace:
-    """Tells the caller how far a run is, asks it whether to stop, and keeps the budget."""
+    """Tells the caller how far a run is, asks it whether to stop, and keeps the budget.
+
+    `spent_s` are the seconds that an earlier run of the same optimization took; `on_elapsed` hears all of them.
+    """
 
     def __init__(
         self,
@@ -31,18 +36,42 @@ class Pace:
         clock: Callable[[], float],
         should_stop: Callable[[], bool],
         budget_minutes: float,
+        *,
+        spent_s: float = 0.0,
+        on_elapsed: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self._progress = progress
         self.clock = clock
         self.should_stop = should_stop
-        self._started = clock()
+        self._started = clock() - spent_s
+        self._on_elapsed = on_elapsed
+        self._rows: dict[str, TrialRow] = {}
         self._budget_s = budget_minutes * 60
         self._fraction = 0.0
 
     @property
     def training_deadline(self) -> float:
         """When (by `clock`) training must have ended."""
-        return self._started + TRAINING_SHARE * self._budget_s
+        return self.training_time(1.0)
+
+    def training_time(self, share: float) -> float:
+        """When (by `clock`) `share` of the time for training is over."""
+        return self._started + share * TRAINING_SHARE * self._budget_s
+
+    @property
+    def trained(self) -> float:
+        """The share of the time for training that is over, 0 to 1."""
+        return min(1.0, self.elapsed_s / max(1e-9, TRAINING_SHARE * self._budget_s))
+
+    @property
+    def quantize_deadline(self) -> float:
+        """When (by `clock`) the last quantization of the search may begin."""
+        return self._started + QUANTIZE_SHARE * self._budget_s
+
+    @property
+    def repair_deadline(self) -> float:
+        """When (by `clock`) repairs must have ended."""
+        return self._started + REPAIR_SHARE * self._budget_s
 
     @property
     def elapsed_s(self) -> float:
@@ -56,13 +85,26 @@ class Pace:
 
     def say(self, stage: Stage, message: str, within: float = 0.0) -> None:
         """Reports `message` at `within` (0 to 1) of `stage`; raises Stopped when the caller wants no more."""
-        if self.should_stop():
-            raise Stopped
+        self.check()
         before = sum(share for other, share in SHARES.items() if list(Stage).index(other) < list(Stage).index(stage))
         self._fraction = max(self._fraction, min(1.0, before + SHARES[stage] * min(1.0, within)))
-        self._progress(Progress(stage, message, self._fraction, self.elapsed_s, self.remaining_s))
+        self._report(stage, message)
+
+    def check(self) -> None:
+        """Raises Stopped when the caller wants no more."""
+        if self.should_stop():
+            raise Stopped
+
+    def tell(self, row: TrialRow) -> None:
+        """Has the next report show a trial as it is now."""
+        self._rows[row.name] = row
 
     def finish(self, message: str) -> None:
         """Reports the end of the last stage."""
         self._fraction = 1.0
-        self._progress(Progress(Stage.PACKAGE, message, 1.0, self.elapsed_s, self.remaining_s))
+        self._report(Stage.PACKAGE, message)
+
+    def _report(self, stage: Stage, message: str) -> None:
+        rows, self._rows = tuple(self._rows.values()), {}
+        self._on_elapsed(self.elapsed_s)
+        self._progress(Progress(stage, message, self._fraction, self.elapsed_s, self.remaining_s, rows))

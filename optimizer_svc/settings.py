@@ -25,7 +25,7 @@ class OptimizerSettings(SharedSettings):
     )
     work_folder: str = Field(
         default="./gramserve-data/optimizer",
-        description="Local folder for running optimizations; what is finished there survives a restart.",
+        description="Local folder for running optimizations; what they finished is also in the store.",
     )
     allowed_roots: CommaSeparated = Field(
         default=(),

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gramserve.errors import InvalidInput, Reason
 from gramserve.store.manifest import Label
 
@@ -17,17 +20,30 @@ SPLIT_NAMES = ("train", "val", "test")
 GROUPS_FILE = "groups.csv"
 VAL_SHARE = 0.2
 MAX_IMAGE_FILE_BYTES = 256 * 2**20
+MAX_SPECIMEN_TYPE = 63  # as for the specimen type of a slide that is submitted
 NOT_IMAGES = {"thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled tile on disk: `target` is its index in the labels, `group` its patient, slide or field."""
+    """One labelled tile on disk: `target` is its index in the labels, `group` its patient, slide or field.
+
+    `specimen_type` is what the tile was taken from, such as "blood-culture"; "" where groups.csv does not say.
+    """
 
     path: Path
     target: int
     group: str
     sha256: str
+    specimen_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a tile comes from, by groups.csv."""
+
+    group: str
+    specimen_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +76,8 @@ def read_splits(data: Path, labels: Sequence[Label], *, seed: int = 0) -> Splits
     Without val/, every fifth of train/ by group becomes val: groups by the order of a hash with `seed`, or, where there
     is no groups.csv, the last tiles of each class by name, because neighbouring names are usually cut from one field.
     A tile of train that is also in val or test (same bytes) is dropped from train; one in both val and test is dropped
-    from val. Raises InvalidInput: INVALID_DATASET, EMPTY_CLASS.
+    from val. Copies in other bytes need pixels to be found: see `leakage`. Raises InvalidInput: INVALID_DATASET,
+    EMPTY_CLASS.
     """
     if not (data / "train").is_dir():
         raise _invalid("the data folder has no train folder")
@@ -83,6 +100,13 @@ def read_splits(data: Path, labels: Sequence[Label], *, seed: int = 0) -> Splits
     return Splits(made["train"], made["val"], made.get("test"), tuple(notes))
 
 
+def select(split: Split, keep: NDArray[np.bool_], labels: Sequence[Label]) -> Split:
+    """`split` with those of its samples that `keep` [N] names; InvalidInput EMPTY_CLASS when a class has none left."""
+    samples = [sample for sample, kept in zip(split.samples, keep, strict=True) if kept]
+    _refuse_empty(split.name, samples, labels)
+    return Split(split.name, tuple(samples), _fingerprint(samples, labels))
+
+
 def class_folders(data: Path) -> list[str]:
     """The class folders of train/, sorted; InvalidInput INVALID_DATASET when there is no train/."""
     if not (data / "train").is_dir():
@@ -95,7 +119,7 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _read_split(data: Path, split: str, labels: Sequence[Label], groups: dict[str, str] | None) -> list[Sample]:
+def _read_split(data: Path, split: str, labels: Sequence[Label], origins: dict[str, Origin] | None) -> list[Sample]:
     folder = data / split
     names = {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
     wanted = {label.name for label in labels}
@@ -116,17 +140,19 @@ def _read_split(data: Path, split: str, labels: Sequence[Label], groups: dict[st
         ]
         for path in sorted(files, key=lambda p: natural_key(p.relative_to(folder).as_posix())):
             key = path.relative_to(data).as_posix()
-            if groups is not None and key not in groups:
+            if origins is not None and key not in origins:
                 raise _invalid(f"{GROUPS_FILE} does not list every tile: one in {split}/{label.name} is missing")
             if path.stat().st_size > MAX_IMAGE_FILE_BYTES:
                 raise _invalid(f"a file in {split}/{label.name} is larger than {MAX_IMAGE_FILE_BYTES} bytes")
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            samples.append(Sample(path, target, groups[key] if groups is not None else key, digest))
+            origin = origins[key] if origins is not None else Origin(key)
+            samples.append(Sample(path, target, origin.group, digest, origin.specimen_type))
     _refuse_empty(split, samples, labels)
     return samples
 
 
-def _read_groups(data: Path) -> dict[str, str] | None:
+def _read_groups(data: Path) -> dict[str, Origin] | None:
+    """groups.csv by path: the columns path and group, and, where there is one, specimen_type."""
     file = data / GROUPS_FILE
     if not file.is_file():
         return None
@@ -136,11 +162,14 @@ def _read_groups(data: Path) -> dict[str, str] | None:
         raise _invalid(f"{GROUPS_FILE} is not a readable CSV file") from None
     if not rows or not {"path", "group"} <= set(rows[0]):
         raise _invalid(f"{GROUPS_FILE} needs the columns path and group")
-    groups: dict[str, str] = {}
+    groups: dict[str, Origin] = {}
     for row in rows:
         path, group = (row["path"] or "").strip().replace("\\", "/"), (row["group"] or "").strip()
-        if not path or not group or groups.setdefault(path, group) != group:
+        origin = Origin(group, (row.get("specimen_type") or "").strip())
+        if not path or not group or groups.setdefault(path, origin) != origin:
             raise _invalid(f"{GROUPS_FILE} has an empty field, or gives one tile two groups")
+        if len(origin.specimen_type) > MAX_SPECIMEN_TYPE or not origin.specimen_type.isprintable():
+            raise _invalid(f"a specimen_type in {GROUPS_FILE} has more than {MAX_SPECIMEN_TYPE} printable characters")
     return groups
 
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from optimizer_svc.architecture import InputSpec
-from optimizer_svc.augment import augment
+from optimizer_svc.batches import batches, normalise, unit
+from optimizer_svc.device import training_device
 from optimizer_svc.losses import Loss
 from optimizer_svc.spec import Stopped
 from optimizer_svc.tiles import TileSet
 
 PREDICT_BATCH = 64
+# Below so many channels the CPU's backward convolutions write past their buffers on channels-last tensors with several
+# threads (torch 2.14, oneDNN: "corrupted size vs. prev_size" with a resnet18 of 4 % of its work); contiguous is sound.
+NARROW = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ class TrainPlan:
 
     `patience` epochs without a better validation result end the training early (None: never). `frozen` trains the
     classifier alone, with the backbone in eval mode so that its batch-norm statistics stay those of its pre-training.
+    After `views` epochs tiles look as they did in the first one again (None: always new).
     """
 
     epochs: int
@@ -37,6 +42,7 @@ class TrainPlan:
     warmup_share: float = 0.1
     patience: int | None = None
     frozen: tuple[str, ...] = ()  # names of the classifier modules that train alone; empty: everything trains
+    views: int | None = None
     seed: int = 0
 
 
@@ -71,8 +77,12 @@ def train(
     """Trains `model` in place and leaves it in eval mode with the weights of its best epoch on `val`.
 
     The same seed, data and number of threads give the same weights. No epoch starts that would end past `deadline`
-    (of `clock`) by the time the last one took, but there is always one. Raises Stopped when `should_stop`.
+    (of `clock`) by the time the last one took, but there is always one. It runs on a GPU where there is one and brings
+    the model back. Raises Stopped when `should_stop`.
     """
+    device = training_device()
+    model.to(device)
+    narrow = is_narrow(model)
     random = torch.Generator().manual_seed(plan.seed)
     weights = _trainable(model, plan.frozen)
     optimizer = torch.optim.AdamW(_decayed(weights, plan.weight_decay), lr=plan.learning_rate)
@@ -86,10 +96,11 @@ def train(
             started = clock()
             total = 0.0
             _set_training(model, plan.frozen)
-            for inputs, targets in _batches(tiles, spec, plan.batch, random):
+            seen = (number - 1) % plan.views if plan.views else number - 1
+            for batch in batches(tiles, spec, plan.batch, random, seed=plan.seed, number=seen, device=device):
                 if should_stop():
                     raise Stopped
-                value = loss(inputs, model(inputs), targets)
+                value = loss(batch, model(batch.inputs.contiguous() if narrow else batch.inputs))
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_([w for _, w in weights], 5.0)
@@ -99,7 +110,7 @@ def train(
                     group["lr"] = plan.learning_rate * _rate(max(step / steps, time_share), plan.warmup_share, steps)
                 optimizer.step()
                 step += 1
-                total += float(value.detach()) * len(targets)
+                total += float(value.detach()) * len(batch.rows)
             model.eval()
             accuracy, val_loss = score(predict(model, val.tiles, spec), val.targets)
             epoch = Epoch(number, total / len(tiles), accuracy, val_loss)
@@ -112,19 +123,26 @@ def train(
             if clock() + (clock() - started) > deadline:
                 break
     model.load_state_dict(best_state)
+    model.to("cpu")
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     model.eval()
     return tuple(history)
 
 
+def is_narrow(model: nn.Module) -> bool:
+    """Whether a dense convolution of `model` has fewer than NARROW channels to give."""
+    return any(m.groups == 1 and m.out_channels < NARROW for m in model.modules() if isinstance(m, nn.Conv2d))
+
+
 def predict(model: nn.Module, tiles: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
-    """Logits float32 [N, C] of uint8 tiles [N, S, S, 3] by torch; `model` is in eval mode."""
+    """Logits float32 [N, C] of uint8 tiles [N, S, S, 3] by torch, where `model` is; it is in eval mode."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    parts = []
     with torch.inference_mode():
-        parts = [
-            model(_normalise(_unit(torch.from_numpy(tiles[i : i + PREDICT_BATCH])), spec)).float().numpy()
-            for i in range(0, len(tiles), PREDICT_BATCH)
-        ]
+        for i in range(0, len(tiles), PREDICT_BATCH):
+            inputs = normalise(unit(torch.from_numpy(tiles[i : i + PREDICT_BATCH])), spec)
+            parts.append(model(inputs.to(device)).float().cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -148,29 +166,12 @@ def reestimate_batch_norm(model: nn.Module, tiles: TileSet, spec: InputSpec, *, 
         norm.momentum = None
     model.train()
     with torch.no_grad():
-        for inputs, _ in _batches(tiles, spec, PREDICT_BATCH, torch.Generator().manual_seed(seed)):
-            model(inputs)
+        order = torch.Generator().manual_seed(seed)
+        for batch in batches(tiles, spec, PREDICT_BATCH, order, seed=seed, number=0, device=torch.device("cpu")):
+            model(batch.inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
-
-
-def _batches(tiles: TileSet, spec: InputSpec, size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled, augmented batches of nearly equal size: a last batch of one tile would break batch norm."""
-    pixels, targets = torch.from_numpy(tiles.tiles), torch.from_numpy(tiles.targets)
-    order = torch.randperm(len(tiles), generator=random)
-    for chosen in torch.tensor_split(order, math.ceil(len(tiles) / size)):
-        yield _normalise(augment(_unit(pixels[chosen]), random), spec), targets[chosen]
-
-
-def _unit(pixels: Tensor) -> Tensor:
-    """uint8 [B, S, S, 3] -> float [B, 3, S, S] in 0..1; the strides stay channels-last, which is fastest on CPUs."""
-    return pixels.permute(0, 3, 1, 2).float().mul_(1 / 255)
-
-
-def _normalise(batch: Tensor, spec: InputSpec) -> Tensor:
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
-    return (batch - mean) / std
 
 
 def _trainable(model: nn.Module, only: tuple[str, ...]) -> list[tuple[str, nn.Parameter]]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 DONE = "done.json"
+BEGUN = "begun"
+_ELAPSED = "elapsed.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,17 @@ class Workspace:
 
     def once(self, stage: str, key: Mapping[str, Any], make: Callable[[], Kept]) -> Kept:
         """The result of `stage` for the JSON-ready `key`: the kept one, else that of `make`, kept from now on."""
-        folder = self._root / f"{stage}-{content_key(key)[:24]}"
+        folder = self._folder(stage, key)
         if (folder / DONE).is_file():
             return _read(folder)
-        made = make()
+        begun = self.begun(stage, key)
+        folder.mkdir(exist_ok=True)
+        _write(folder / BEGUN, str(begun + 1).encode())
+        try:
+            made = make()
+        except BaseException:
+            _write(folder / BEGUN, str(begun).encode())  # it ended in order
+            raise
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         for name, data in made.files.items():
@@ -47,6 +56,35 @@ class Workspace:
         _write(folder / f"{DONE}.part", json.dumps({"facts": made.facts, "files": sorted(made.files)}).encode())
         (folder / f"{DONE}.part").rename(folder / DONE)
         return made
+
+    def begun(self, stage: str, key: Mapping[str, Any]) -> int:
+        """How often `stage` began and neither finished nor failed: its process was killed, or crashed."""
+        marker = self._folder(stage, key) / BEGUN
+        return int(marker.read_bytes() or b"0") if marker.is_file() else 0
+
+    def kept(self, stage: str, key: Mapping[str, Any]) -> Kept:
+        """The result of a `stage` that is known to be finished."""
+        return _read(self._folder(stage, key))
+
+    def _folder(self, stage: str, key: Mapping[str, Any]) -> Path:
+        return self._root / f"{stage}-{content_key(key)[:24]}"
+
+    def read(self, name: str) -> bytes:
+        """A file that `write` put beside the stages; empty where there is none."""
+        path = self._root / name
+        return path.read_bytes() if path.is_file() else b""
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that all runs took so far, as they said last."""
+        try:
+            return float(json.loads(self.read(_ELAPSED)))
+        except ValueError:  # none yet, or killed while it was written
+            return 0.0
+
+    def keep_elapsed(self, seconds: float) -> None:
+        """Has the next run know what time this one took."""
+        self.write(_ELAPSED, json.dumps(round(seconds, 1)).encode())
 
     def write(self, name: str, data: bytes) -> None:
         """Puts a file beside the stages, for people: a report outlives the run that made it."""

@@ -117,7 +117,32 @@ def test_too_few_tiles_prove_nothing_and_that_needs_an_override() -> None:
     assert asked.smallest_margin == pytest.approx(0.037, abs=0.001)
     assert asked.tiles_needed == 381
     waived = compare(targets, targets, targets, LABELS, Rules(allow_unproved=True))
-    assert (waived.proved, waived.accepted) == (False, True)
+    assert (waived.proved, waived.accepted, waived.overridden) == (False, True, True)
+    assert not asked.overridden
+
+
+def test_a_proved_candidate_needs_no_override_even_where_one_was_given() -> None:
+    targets = truth(80)
+    result = compare(targets, targets, targets, LABELS, Rules(allow_unproved=True))
+    assert (result.proved, result.accepted, result.overridden) == (True, True, False)
+
+
+def test_a_worse_candidate_is_not_accepted_by_an_override() -> None:
+    targets = truth(20)
+    worse = with_errors(targets, i25=BACKGROUND)
+    result = compare(targets, worse, targets, LABELS, Rules(allow_unproved=True))
+    assert (result.accepted, result.overridden) == (False, False)
+
+
+def test_the_smallest_margin_is_said_for_the_whole_and_for_every_class() -> None:
+    targets = np.concatenate([truth(30), np.full(50, GPR)])
+    result = compare(targets, targets, targets, LABELS, Rules())
+    assert (
+        result.smallest_margin == result.difference.smallest_margin == pytest.approx(3.8415 / (200 + 3.8415), rel=1e-3)
+    )
+    margins = {name: recall.smallest_margin for name, recall in result.recalls.items()}
+    assert margins["GPR"] == pytest.approx(3.8415 / (80 + 3.8415), rel=1e-3)
+    assert margins["GNR"] == pytest.approx(3.8415 / (30 + 3.8415), rel=1e-3)
 
 
 def test_enough_tiles_prove_both_margins() -> None:

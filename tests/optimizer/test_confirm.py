@@ -106,15 +106,15 @@ BAD = runnable("pruned", [NAMES[0], NAMES[4], NAMES[2], NAMES[3], NAMES[1]])
 
 
 def test_a_choice_that_holds_on_the_test_split_is_confirmed() -> None:
-    taken, comparison, note = confirm(GOOD, [GOOD, BAD], SPEC, ingested(test=True))
+    taken, comparison, note = confirm([GOOD], [GOOD, BAD], SPEC, ingested(test=True))
     assert taken is GOOD
     assert comparison is not None
     assert comparison.accepted
-    assert "confirms" in note
+    assert note == "The test split was used once. It confirms original fp32 onnxruntime."
 
 
 def test_a_choice_that_the_test_split_refutes_gives_way_to_the_exported_checkpoint() -> None:
-    taken, comparison, note = confirm(BAD, [BAD, GOOD], SPEC, ingested(test=True))
+    taken, comparison, note = confirm([BAD], [BAD, GOOD], SPEC, ingested(test=True))
     assert taken is GOOD
     assert comparison is not None
     assert comparison.accepted
@@ -122,17 +122,44 @@ def test_a_choice_that_the_test_split_refutes_gives_way_to_the_exported_checkpoi
     assert "Gram flips increase from 0 to 8" in note
 
 
+def test_the_first_of_a_shortlist_that_the_test_split_confirms_is_taken_with_wider_intervals() -> None:
+    wider = runnable("wider", NAMES)
+    taken, comparison, note = confirm([BAD, wider, GOOD], [BAD, wider, GOOD], SPEC, ingested(test=True))
+    assert taken is wider
+    assert comparison is not None
+    _, alone, _ = confirm([wider], [wider], SPEC, ingested(test=True))
+    assert alone is not None
+    assert comparison.difference.low < alone.difference.low
+    assert note.startswith("The test split was used once, for 3 candidates named before. It refutes pruned fp32")
+    assert note.endswith("It confirms wider fp32 onnxruntime.")
+
+
+def test_the_test_split_is_not_read_for_more_candidates_than_were_named() -> None:
+    taken, _, note = confirm([BAD, BAD, BAD, GOOD], [BAD], SPEC, ingested(test=True))
+    assert taken is None
+    assert note.count("refutes") == 3
+
+
 def test_without_an_accepted_export_a_refuted_choice_leaves_nothing() -> None:
     refused = runnable("original", NAMES, accepted=False)
-    taken, comparison, note = confirm(BAD, [BAD, refused], SPEC, ingested(test=True))
+    taken, comparison, note = confirm([BAD], [BAD, refused], SPEC, ingested(test=True))
     assert taken is None
     assert comparison is not None
     assert not comparison.accepted
     assert "refutes" in note
 
 
+def test_an_exported_checkpoint_that_the_test_split_refutes_too_is_not_taken() -> None:
+    other = runnable("original", [NAMES[0], NAMES[4], NAMES[2], NAMES[3], NAMES[1]])
+    taken, comparison, note = confirm([BAD], [BAD, other], SPEC, ingested(test=True))
+    assert taken is None
+    assert comparison is not None
+    assert not comparison.accepted
+    assert "The exported checkpoint differs there, too: " in note
+
+
 def test_without_a_test_split_the_choice_stands_and_the_report_says_that_it_is_not_confirmed() -> None:
-    taken, comparison, note = confirm(GOOD, [GOOD], SPEC, ingested(test=False))
+    taken, comparison, note = confirm([GOOD], [GOOD], SPEC, ingested(test=False))
     assert (taken, comparison) == (GOOD, None)
     assert "not confirmed" in note
-    assert confirm(None, [], SPEC, ingested(test=True)) == (None, None, "")
+    assert confirm([], [], SPEC, ingested(test=True)) == (None, None, "")

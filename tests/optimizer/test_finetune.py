@@ -97,3 +97,36 @@ def test_fine_tuning_that_is_stopped_leaves_no_checkpoint(data: Path, tmp_path: 
             data, architecture=ARCHITECTURE, output=tmp_path / "c.safetensors", labels=LABELS, should_stop=lambda: True
         )
     assert not (tmp_path / "c.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_network_of_another_architecture_learns_from_a_teacher(
+    data: Path, finetuned: FinetuneResult, tmp_path: Path
+) -> None:
+    seen: list[FinetuneProgress] = []
+    result = finetune(
+        data,
+        architecture="test_efficientnet",
+        output=tmp_path / "student.safetensors",
+        labels=LABELS,
+        teacher=finetuned.output,
+        epochs_unfrozen=1,
+        input_px=40,  # not the size that the teacher wants
+        progress=seen.append,
+    )
+    assert load_checkpoint(result.output, "test_efficientnet", LABELS).input.px == 40
+    assert [p.epochs for p in seen] == [1]
+
+
+def test_a_teacher_that_does_not_say_what_it_is_is_refused(data: Path, tmp_path: Path) -> None:
+    torch.save(build_model(ARCHITECTURE, len(LABELS), INPUT_PX).state_dict(), tmp_path / "plain.pth")
+    with pytest.raises(InvalidInput) as caught:
+        finetune(
+            data,
+            architecture=ARCHITECTURE,
+            output=tmp_path / "student.safetensors",
+            labels=LABELS,
+            teacher=tmp_path / "plain.pth",
+            input_px=INPUT_PX,
+        )
+    assert caught.value.reason == Reason.CHECKPOINT_MISMATCH

@@ -34,19 +34,41 @@ class Bench:
 def test_the_measured_time_is_that_of_one_tile() -> None:
     bench = Bench()
     runs = {"fast": bench.run("fast", 0.01), "slow": bench.run("slow", 0.04)}
-    found = measure(runs, TILES, batch_tiles=4, rounds=10, timer=bench.timer)  # type: ignore[arg-type]
+    found = measure(runs, TILES, batch_tiles=4, rounds=7, timer=bench.timer)  # type: ignore[arg-type]
     assert found["fast"].median_s == pytest.approx(0.0025)
     assert found["slow"].images_per_s == pytest.approx(100)
     assert found["fast"].low_s <= found["fast"].median_s <= found["fast"].high_s
-    assert found["fast"].rounds == 10
+    assert found["fast"].rounds == 7
+
+
+def test_each_run_is_given_as_many_tiles_at_once_as_serve() -> None:
+    given: dict[str, set[int]] = {"one": set(), "three": set()}
+    runs = {name: lambda tiles, name=name: given[name].add(len(tiles)) for name in given}
+    measure(runs, TILES, batch_tiles={"one": 1, "three": 3}, rounds=1, min_round_s=0)  # type: ignore[arg-type]
+    assert given == {"one": {1}, "three": {3}}
+
+
+def test_rounds_end_when_every_median_is_known_well_enough() -> None:
+    bench = Bench()
+    steady = measure({"a": bench.run("a", 1.0)}, TILES, batch_tiles=4, max_s=1e9, timer=bench.timer)  # type: ignore[dict-item]
+    assert steady["a"].rounds == 8
+    noise = iter(np.random.default_rng(0).uniform(0.5, 1.5, 1000))
+
+    def restless(_tiles: NDArray[np.uint8]) -> object:
+        bench.now_s += next(noise)
+        return None
+
+    runs = {"a": bench.run("a", 1.0), "restless": restless}
+    found = measure(runs, TILES, batch_tiles=4, max_s=1e9, timer=bench.timer)  # type: ignore[arg-type]
+    assert found["a"].rounds == found["restless"].rounds == 30
 
 
 def test_candidates_take_turns_in_changing_order() -> None:
     bench = Bench()
     runs = {name: bench.run(name, 1.0) for name in "abc"}
-    measure(runs, TILES, batch_tiles=4, rounds=20, timer=bench.timer)  # type: ignore[arg-type]
+    measure(runs, TILES, batch_tiles=4, rounds=20, precision=-1, max_s=1e9, timer=bench.timer)  # type: ignore[arg-type]
     rounds = ["".join(bench.order[i : i + 3]) for i in range(6, len(bench.order), 3)]
-    assert len(rounds) == 20 - (20 - len(rounds))
+    assert len(rounds) == 20
     assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
     assert len(set(rounds)) > 1
 
@@ -61,6 +83,7 @@ def test_a_short_run_is_repeated_and_the_time_limit_ends_the_rounds() -> None:
         rounds=1000,
         min_round_s=0.1,
         max_s=1.0,
+        precision=-1,
         timer=bench.timer,
     )
     assert 5 <= found["quick"].rounds <= 11

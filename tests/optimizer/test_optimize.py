@@ -48,6 +48,7 @@ def spec(data: Path, finetuned: FinetuneResult) -> OptimizationSpec:
         recall_margin=1.0,
         allow_unproved=True,
         recipes=(RECIPE,),
+        prune_macs=0.5,
         distill_epochs=2,
         budget_minutes=5,
     )
@@ -85,12 +86,36 @@ def test_the_manifest_says_where_the_artifact_comes_from(finished: Finished) -> 
     assert manifest.packages["torch"]
     assert manifest.evaluation["accepted"] is True
     assert manifest.preprocessing.tiling == "grid"
-    assert bool(manifest.widths) == (report["chosen"]["network"] == "pruned")
+    assert bool(manifest.widths) == (report["chosen"]["network"] != "original")
 
 
-def test_every_network_was_tried_in_fp32_and_in_every_recipe(finished: Finished) -> None:
+def test_every_network_was_tried_in_fp32_and_in_every_recipe_on_every_engine(finished: Finished) -> None:
     names = {c["name"] for c in finished.result.report["candidates"]}
-    assert names == {f"{network} {recipe}" for network in ("original", "pruned") for recipe in ("fp32", RECIPE)}
+    networks, recipes, engines = ("original", "pruned 50%"), ("fp32", RECIPE), ("onnxruntime", "openvino")
+    assert names == {f"{n} {r} {e}" for n in networks for r in recipes for e in engines}
+
+
+def test_every_trial_was_told_while_the_search_went_on(finished: Finished) -> None:
+    told = {row.name: row for progress in finished.progress for row in progress.trials}
+    assert set(told) == {c["name"] for c in finished.result.report["candidates"]}
+    assert {row.state for row in told.values()} <= {"ACCEPTED", "REFUSED", "DROPPED"}
+    chosen = told[finished.result.report["chosen"]["name"]]
+    assert chosen.state == "ACCEPTED"
+    assert chosen.size_bytes == finished.result.summary["artifact_bytes"]
+
+
+def test_an_artifact_names_the_other_engines_that_were_accepted_with_the_same_file(finished: Finished) -> None:
+    manifest, report = finished.result.manifest, finished.result.report
+    chosen = report["chosen"]
+    same = [c for c in report["candidates"] if (c["network"], c["recipe"]) == (chosen["network"], chosen["recipe"])]
+    assert {c["engine"]["name"] for c in same} == {"onnxruntime", "openvino"}
+    others = {c["engine"]["name"] for c in same if c["accepted"]} - {manifest.engine.name}
+    assert {other.name for other in manifest.alternatives} <= others
+
+
+def test_the_threshold_for_review_is_the_one_that_the_report_explains(finished: Finished) -> None:
+    review = finished.result.report["review"]
+    assert finished.result.manifest.aggregation.review_probability == review["overall"]["probability"]
 
 
 def test_the_chosen_candidate_is_accepted_and_the_fastest_within_its_interval(finished: Finished) -> None:
@@ -115,6 +140,27 @@ def test_golden_vectors_hold_no_pixel_of_the_data(finished: Finished) -> None:
         tiles = golden["tiles"]
     assert tiles.shape[1:] == (32, 32, 3)
     assert np.array_equal(tiles, golden_tiles(32))
+
+
+def test_only_the_page_shows_tiles_and_only_those_that_are_called_wrongly(finished: Finished) -> None:
+    files, report = finished.result.files, finished.result.report
+    shown = files["report.html"].count(b"data:image/jpeg;base64,")
+    assert (
+        shown
+        == len(report["errors"])
+        == sum(map(sum, report["confusion"]["artifact"]))
+        - sum(row[i] for i, row in enumerate(report["confusion"]["artifact"]))
+    )
+    for name in ("report.json", "card.md"):
+        assert b"base64" not in files[name]
+    assert len(files["report.json"]) < 200_000
+
+
+def test_the_manifest_has_the_review_threshold_that_was_found(finished: Finished) -> None:
+    review = finished.result.report["review"]
+    aggregation = finished.result.manifest.aggregation
+    assert aggregation.review_probability == review["overall"]["probability"]
+    assert aggregation.review_by_specimen == {}
 
 
 def test_neither_report_nor_manifest_names_files_or_folders(finished: Finished) -> None:
@@ -153,6 +199,17 @@ def test_a_stopped_run_goes_on_after_its_last_finished_stage(spec: OptimizationS
             run_optimization(spec, tmp_path, seen.append, should_stop=should_stop)
         runs.append(any("Distillation" in p.message for p in seen))
     assert runs == [True, False]
+
+
+def test_the_time_of_a_run_that_was_stopped_counts(spec: OptimizationSpec, tmp_path: Path) -> None:
+    seconds = iter(range(10_000))
+    seen, should_stop = stop_at(Stage.BASELINE)
+    with pytest.raises(Stopped):
+        run_optimization(spec, tmp_path, seen.append, lambda: float(next(seconds)), should_stop)
+    again: list[Progress] = []
+    with pytest.raises(Stopped):
+        run_optimization(spec, tmp_path, again.append, lambda: 0.0, lambda: bool(again))
+    assert again[0].elapsed_s == pytest.approx(seen[-1].elapsed_s, abs=1)
 
 
 def test_too_few_tiles_to_prove_the_margin_is_said_and_not_accepted(finished: Finished) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-import copy
 import re
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pytest
 
+from optimizer_svc.conformal import CurvePoint, Review, Threshold
+from optimizer_svc.exhibits import pictures
 from optimizer_svc.report import render_card, render_html
 from tests.optimizer.conftest import LABELS
 
@@ -15,17 +17,22 @@ NAMES = [label.name for label in LABELS]
 
 def difference(tiles: int, margin: float, *, proved: bool) -> dict[str, Any]:
     facts = {"tiles": tiles, "gained": 0, "lost": 0, "estimate": 0.0, "low": -0.037, "high": 0.037}
-    return {**facts, "margin": margin, "proved": proved}
+    return {**facts, "margin": margin, "proved": proved, "smallest_margin": 0.037}
 
 
 def candidate(name: str, **facts: Any) -> dict[str, Any]:
-    network, recipe = name.split()
+    network, recipe, *_ = name.split()
     return {
         "name": name,
         "network": network,
         "recipe": recipe,
         "title": recipe,
         "engine": {"name": "onnxruntime"},
+        "engine_label": "onnxruntime",
+        "stage": "VALIDATED",
+        "front": None,
+        "snr_db": 21.0,
+        "quick_images_per_s": 118.0,
         "macs": 3e8,
         "parameters": 2_000_000,
         "bytes": 2_500_000,
@@ -47,10 +54,33 @@ def candidate(name: str, **facts: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def report() -> dict[str, Any]:
-    chosen = candidate("original int8_channel_core", accepted=True, chosen=True)
-    broken = {**candidate("pruned fp32", why_not="cannot quantize"), "accuracy": None, "images_per_s": None}
+def error(place: int, severity: str, *, new: bool = False) -> dict[str, Any]:
+    call = {"label": "BACKGROUND", "probability": 0.61}
+    facts = {"place": place, "tile": f"{place:012x}", "true": "GPC_PAIRS_CHAINS", "severity": severity, "new": new}
+    return {**facts, "checkpoint": call, "artifact": call}
+
+
+def pruned(name: str, parent: str) -> dict[str, Any]:
+    epochs = [[1, 0.5, 0.8, 0.4], [2, 0.4, 0.9, 0.3]]
+    facts = {"name": name, "macs": 1.5e8, "parameters": 1_000_000, "ratio": 0.25, "parent": parent, "epochs": epochs}
+    return {**facts, "layers": [["conv1", 32, 16], ["fc", 5, 5]]}
+
+
+def step(name: str, images_per_s: float | None, size: int) -> dict[str, Any]:
+    facts = {"name": name, "what": "", "images_per_s": images_per_s, "ms": None, "bytes": size, "accuracy": 0.99}
+    return {**facts, "quick": False, "macs": 3e8, "speed_gain": None, "size_gain": None}
+
+
+THRESHOLD = Threshold(0.83, 102, 102, 0.07, 0.01, 0.02, True, 0.0, 0.0097, True)
+CURVE = (CurvePoint(0.5, 0.0, 0.03, 0.01), CurvePoint(0.83, 0.07, 0.01, 0.0), CurvePoint(1.0, 0.9, 0.0, 0.0))
+REVIEW = Review(0.05, 0.01, THRESHOLD, {"csf": THRESHOLD}, CURVE, ("Specimen type rare has too few tiles.",))
+
+
+def facts() -> dict[str, Any]:
+    chosen = candidate("original int8_channel_core", accepted=True, chosen=True, front=1)
+    nothing = {"accuracy": None, "images_per_s": None, "very_major": None}
+    broken = {**candidate("pruned fp32", why_not="cannot quantize", stage="FAILED"), **nothing, "bytes": None}
+    dropped = candidate("pruned int8_mse", why_not="int8_channel_core is closer to fp32", stage="DROPPED") | nothing
     table = [[20 if i == j else 0 for j in range(5)] for i in range(5)]
     table[1][0] = 1
     bins = [{"tiles": 90, "confidence": 0.97, "accuracy": 0.99}, {"tiles": 12, "confidence": 0.6, "accuracy": 0.5}]
@@ -58,6 +88,7 @@ def report() -> dict[str, Any]:
         "model": "gram <script>alert(1)</script>",
         "created": "2026-11-23T12:00:00+00:00",
         "elapsed_s": 300.0,
+        "peak_memory_bytes": 2_100_000_000,
         "headline": {
             "architecture": "mobilenetv2_100",
             "proved": False,
@@ -80,7 +111,12 @@ def report() -> dict[str, Any]:
             "images_per_s_low": 27.0,
             "images_per_s_high": 29.0,
         },
-        "candidates": [chosen, broken, candidate("pruned int8_tensor_wide", why_not="Gram flips increase from 0 to 3")],
+        "candidates": [
+            chosen,
+            broken,
+            dropped,
+            candidate("pruned int8_tensor_wide", why_not="Gram flips increase from 0 to 3"),
+        ],
         "chosen": chosen,
         "comparison": {
             "accuracy_low": 0.94,
@@ -93,6 +129,11 @@ def report() -> dict[str, Any]:
             "tiles_needed": 381,
         },
         "confusion": {"checkpoint": table, "artifact": table},
+        "errors": [
+            error(3, "missed organism", new=True),
+            error(9, "Gram flip"),
+            *(error(place, "other") for place in range(20, 46)),
+        ],
         "test": None,
         "test_note": "There is no test split: the choice made on val was not confirmed on other tiles.",
         "calibration": {
@@ -100,29 +141,24 @@ def report() -> dict[str, Any]:
             "before": {"ece": 0.08, "nll": 0.2, "bins": bins},
             "after": {"ece": 0.03, "nll": 0.1, "bins": bins},
         },
+        "review": REVIEW.to_json(),
         "pruning": {
             "skipped": "",
             "networks": [
                 {"name": "original", "macs": 3e8, "parameters": 2_000_000},
-                {
-                    "name": "pruned",
-                    "macs": 1.5e8,
-                    "parameters": 1_000_000,
-                    "ratio": 0.25,
-                    "epochs": [[1, 0.5, 0.8, 0.4], [2, 0.4, 0.9, 0.3]],
-                },
+                pruned("pruned 50%", "original"),
+                pruned("pruned 25%", "pruned 50%"),
             ],
         },
         "steps": [
-            {
-                "name": "checkpoint",
-                "what": "torch eager",
-                "ms": 35.0,
-                "images_per_s": 28.0,
-                "bytes": 8_900_000,
-                "accuracy": 0.99,
-            }
+            step("checkpoint", 28.0, 8_900_000),
+            {**step("original fp32", 60.0, 8_800_000), "speed_gain": 2.1, "size_gain": 1.01},
+            {**step("original int8_channel_core", None, 2_500_000), "size_gain": 3.5},
         ],
+        "sensitivity": [
+            {"layer": f"/blocks/blocks.{i}/Conv", "operator": "Conv", "snr_gain_db": i / 10} for i in range(30)
+        ],
+        "decode": {"reduction": 2, "changed": 0, "tiles": 102, "note": "JPEG fields are decoded at half their size."},
         "rules": {"margin": 0.01, "recall_margin": 0.05, "allow_unproved": True},
         "data": {
             "splits": [{"name": "val", "fingerprint": "cd" * 32, "tiles": dict.fromkeys(NAMES, 20)}],
@@ -130,8 +166,21 @@ def report() -> dict[str, Any]:
             "preprocessing": {"tiling": "grid", "tile_px": 500, "max_single_px": 750, "input_px": 224},
         },
         "environment": {"packages": {"torch": "2"}, "cpu": {"name": "A CPU", "cores": 2, "flags": ["avx512_vnni"]}},
+        "command": "gramserve optimize CHECKPOINT --arch mobilenetv2_100 --seed 0",
         "settings": {"seed": 0},
     }
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    return facts()
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    """The page with pictures, as it is published."""
+    report = facts()
+    return render_html(report, pictures(report["errors"], np.full((46, 128, 128, 3), 90, np.uint8))).decode()
 
 
 class Page(HTMLParser):
@@ -152,41 +201,73 @@ class Page(HTMLParser):
                 self.ids.append(value or "")
 
 
-def read(html: bytes) -> Page:
+def read(html: str) -> Page:
     page = Page()
-    page.feed(html.decode())
+    page.feed(html)
     return page
 
 
-def test_a_report_loads_nothing_and_runs_nothing(report: dict[str, Any]) -> None:
-    html = render_html(report)
+def test_a_report_loads_nothing_and_runs_nothing(html: str) -> None:
     page = read(html)
-    assert page.loads == []
-    assert not {"script", "img", "link", "iframe"} & set(page.tags)
-    assert b"&lt;script&gt;" in html
-    assert not re.search(rb"url\((?!#)", html)
-    assert page.tags.count("svg") == 5
+    assert page.loads
+    assert all(load.startswith("data:image/jpeg;base64,") for load in page.loads)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
+    assert "&lt;script&gt;" in html
+    assert not re.search(r"url\((?!#)", html)
+    assert "default-src 'none'" in html
+    assert page.tags.count("svg") == 10
 
 
-def test_the_ids_of_the_plots_do_not_clash(report: dict[str, Any]) -> None:
-    ids = read(render_html(report)).ids
+def test_wrongly_called_tiles_are_shown_the_worst_first_and_the_rest_on_request(html: str) -> None:
+    assert html.count("<img ") == 28
+    assert html.index("missed organism, new") < html.index("Gram flip<") < html.index("The other 4")
+    assert "28 of 102 validation tiles wrongly; 2 of these errors are very major, 1 is not the checkpoint's" in html
+    assert "GPC_<wbr>PAIRS_<wbr>CHAINS" in html
+
+
+def test_without_pictures_the_errors_are_still_told(report: dict[str, Any]) -> None:
+    html = render_html(report).decode()
+    assert "<img" not in html
+    assert html.count("<figcaption><span") == 2
+
+
+def test_candidates_that_were_dropped_stand_apart_with_the_reason(html: str) -> None:
+    assert "1 candidate was validated and not accepted" in html
+    assert "2 were dropped before validation" in html
+    assert html.index("dropped before validation") < html.index("int8_channel_core is closer to fp32")
+
+
+def test_the_review_thresholds_are_told_with_what_they_promise(html: str, report: dict[str, Any]) -> None:
+    assert "below <strong>0.8300</strong> goes to a person: 7.0% of the validation tiles" in html
+    assert "both can be promised" in html
+    assert "csf" in html
+    assert "Specimen type rare has too few tiles." in html
+    assert "below 0.8300 go to a person; of csf below 0.8300." in render_card(report).decode()
+
+
+def test_a_report_tells_how_to_repeat_it(html: str) -> None:
+    assert "gramserve optimize CHECKPOINT --arch mobilenetv2_100 --seed 0" in html
+    assert "at most 2.1 GB of memory" in html
+
+
+def test_the_ids_of_the_plots_do_not_clash(html: str) -> None:
+    ids = read(html).ids
     assert len(ids) == len(set(ids))
 
 
-def test_plots_take_their_colours_from_the_page(report: dict[str, Any]) -> None:
-    html = render_html(report).decode()
+def test_plots_take_their_colours_from_the_page(html: str) -> None:
     assert "prefers-color-scheme: dark" in html
     for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
         assert not re.findall(r"#0[1-6]0[1-6]0[1-6]", svg)
         assert "var(--ink)" in svg
 
 
-def test_a_report_is_the_same_for_the_same_findings(report: dict[str, Any]) -> None:
-    assert render_html(report) == render_html(copy.deepcopy(report))
+def test_a_report_is_the_same_for_the_same_findings(html: str, report: dict[str, Any]) -> None:
+    tiles = np.full((46, 128, 128, 3), 90, np.uint8)
+    assert render_html(report, pictures(report["errors"], tiles)).decode() == html
 
 
-def test_a_report_says_that_an_acceptance_was_not_proved_and_what_it_would_take(report: dict[str, Any]) -> None:
-    html = render_html(report).decode()
+def test_a_report_says_that_an_acceptance_was_not_proved_and_what_it_would_take(html: str) -> None:
     assert "Accepted, but not proved" in html
     assert "about 381 tiles" in html
     assert "Gram flips increase from 0 to 3" in html
@@ -199,7 +280,10 @@ def test_a_proved_report_says_so(report: dict[str, Any]) -> None:
 
 
 def test_a_report_without_an_accepted_candidate_can_be_read(report: dict[str, Any]) -> None:
-    report |= {"chosen": None, "comparison": None, "calibration": None}
+    report |= {"chosen": None, "comparison": None, "calibration": None, "review": None, "decode": None}
+    report |= {"sensitivity": [], "steps": report["steps"][:1]}
+    report["candidates"] = [{**c, "accepted": False, "chosen": False, "front": None} for c in report["candidates"]]
+    report["errors"] = [{**e, "artifact": None, "new": False} for e in report["errors"]]
     report["confusion"]["artifact"] = None
     report["pruning"] = {"skipped": "pruning was not asked for", "networks": []}
     report["headline"] |= {"artifact_accuracy": None, "size_ratio": None, "speed_ratio": None}

@@ -163,3 +163,21 @@ def test_files_of_the_desktop_are_no_tiles(tmp_path: Path) -> None:
 
 def test_names_sort_as_people_count() -> None:
     assert sorted(["tile_10", "tile_9", "tile_1"], key=natural_key) == ["tile_1", "tile_9", "tile_10"]
+
+
+def test_a_groups_file_may_say_what_a_tile_was_taken_from(tmp_path: Path) -> None:
+    fill(tmp_path, "train", 3)
+    fill(tmp_path, "val", 3)
+    tiles = [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png")]
+    rows = [(tile, tile, "csf" if tile.endswith("/0.png") else "") for tile in tiles]
+    with (tmp_path / "groups.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "group", "specimen_type"), *rows])
+    assert [s.specimen_type for s in read_splits(tmp_path, LABELS).val.samples] == ["csf", "", ""] * 2
+    group(tmp_path, {tile: tile for tile in tiles})
+    assert {s.specimen_type for s in read_splits(tmp_path, LABELS).val.samples} == {""}
+
+
+def test_a_specimen_type_that_no_slide_can_have_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "train", 3)
+    (tmp_path / "groups.csv").write_text(f"path,group,specimen_type\ntrain/A/0.png,x,{'y' * 64}\n")
+    assert "specimen_type" in refused(tmp_path).message

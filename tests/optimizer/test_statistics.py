@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from scipy.stats import binom, chi2
+from scipy.stats import binom, chi2, multinomial
 
 from optimizer_svc.statistics import (
     mcnemar,
@@ -67,6 +68,42 @@ def test_at_its_ends_the_score_statistic_is_z_with_the_likelihood_maximised_nume
         variance = (2 * share + end - end * end) / total
         score = ((gained - lost) / total - end) ** 2 / variance
         assert score == pytest.approx(Z2, rel=2e-3)
+
+
+def outcomes(total: int, gained: float, lost: float) -> Iterator[tuple[int, int, float]]:
+    """Every outcome of `total` pairs (gained, lost) with its probability; those rarer than 1e-9 are left out."""
+    law = multinomial(total, [gained, lost, 1 - gained - lost])
+    for a in range(total + 1):
+        for b in range(total - a + 1):
+            chance = float(law.pmf([a, b, total - a - b]))
+            if chance > 1e-9:
+                yield a, b, chance
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0.02, 0.02), (0.05, 0.1), (0.01, 0.06), (0.2, 0.25)])
+def test_the_interval_covers_the_true_difference_as_often_as_it_says(gained: float, lost: float) -> None:
+    """Exact, over all outcomes of 60 pairs: with few discordant pairs it may be too wide, never much too narrow."""
+    covered = 0.0
+    for a, b, chance in outcomes(60, gained, lost):
+        low, high = paired_interval(a, b, 60)
+        covered += chance * (low <= gained - lost <= high)
+    assert 0.94 <= covered <= 0.999
+
+
+@pytest.mark.parametrize(("total", "lost"), [(60, 0.05), (60, 0.1), (150, 0.05)])
+def test_a_candidate_that_is_worse_by_the_margin_is_seldom_proved_safe(total: int, lost: float) -> None:
+    """Exact error of the non-inferiority claim where the true loss is just the margin of 5 points: 2.5 % at most."""
+    margin = 0.05
+    wrongly = sum(
+        chance for a, b, chance in outcomes(total, lost - margin, lost) if paired_interval(a, b, total)[0] > -margin
+    )
+    assert wrongly <= 0.03
+
+
+@pytest.mark.parametrize("discordant", [0.04, 0.1, 0.3])
+def test_mcnemar_sees_a_difference_where_there_is_none_at_most_once_in_twenty(discordant: float) -> None:
+    share = discordant / 2
+    assert sum(chance for a, b, chance in outcomes(60, share, share) if mcnemar(a, b) <= 0.05) <= 0.05
 
 
 @settings(max_examples=50, deadline=None)

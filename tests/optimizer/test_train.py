@@ -6,11 +6,13 @@ import torch
 from torch import nn
 
 from optimizer_svc.architecture import InputSpec, build_model, classifier_names
-from optimizer_svc.augment import augment, symmetries
+from optimizer_svc.augment import augment, symmetries, view
+from optimizer_svc.batches import Batch
 from optimizer_svc.losses import class_weights, distillation_loss, label_loss
 from optimizer_svc.spec import Stopped
+from optimizer_svc.teacher import Teacher, adapted
 from optimizer_svc.tiles import TileSet
-from optimizer_svc.train import Epoch, TrainPlan, predict, reestimate_batch_norm, score, train
+from optimizer_svc.train import Epoch, TrainPlan, is_narrow, predict, reestimate_batch_norm, score, train
 
 SPEC = InputSpec(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
@@ -87,6 +89,12 @@ def test_training_ends_before_its_deadline_but_not_before_one_epoch() -> None:
     assert len(late) == 1
 
 
+def test_only_networks_with_very_few_channels_are_narrow() -> None:
+    assert not is_narrow(network())
+    assert is_narrow(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3)))
+    assert not is_narrow(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16)))
+
+
 def test_training_stops_when_asked() -> None:
     seen: list[Epoch] = []
     with pytest.raises(Stopped):
@@ -124,14 +132,65 @@ def test_class_weights_make_rare_classes_count() -> None:
     assert weights.tolist() == pytest.approx([40 / 60, 40 / 20])
 
 
+def batch(inputs: torch.Tensor, rows: list[int], seen: int = 0) -> Batch:
+    return Batch(inputs, torch.tensor(rows) % 2, torch.tensor(rows), seen)
+
+
+class Counting(nn.Module):
+    """Answers with the mean of each channel, and counts the tiles that it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[int] = []
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Counting:
+        return self
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.shown.append(len(inputs))
+        return inputs.mean(dim=(2, 3))[:, :2]
+
+
 def test_a_student_that_answers_like_its_teacher_has_no_distillation_loss() -> None:
     teacher = network().eval()
-    inputs, targets = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
+    seen = batch(torch.randn(4, 3, 32, 32), [0, 1, 2, 3])
     with torch.no_grad():
-        logits = teacher(inputs)
-    pure = distillation_loss(teacher, torch.ones(2), label_share=0.0)
-    assert float(pure(inputs, logits, targets)) == pytest.approx(0, abs=1e-6)
-    assert float(pure(inputs, logits.flip(1) * 3, targets)) > 0.01
+        logits = teacher(seen.inputs)
+    pure = distillation_loss(Teacher(teacher, 4), torch.ones(2), label_share=0.0)
+    assert float(pure(seen, logits)) == pytest.approx(0, abs=1e-6)
+    assert float(pure(seen, logits.flip(1) * 3)) > 0.01
+
+
+def test_a_teacher_is_asked_once_for_each_view_of_a_tile() -> None:
+    model = Counting()
+    teacher = Teacher(model, 6)
+    inputs = torch.rand(6, 3, 8, 8)
+    first = teacher.answers(batch(inputs[:3], [0, 1, 2]))
+    teacher.answers(batch(inputs[3:], [3, 4, 5]))
+    again = teacher.answers(batch(inputs, [0, 1, 2, 3, 4, 5]))
+    assert model.shown == [3, 3]
+    assert torch.equal(again[:3], first)
+    teacher.answers(batch(inputs[:3], [0, 1, 2], seen=1))
+    assert model.shown == [3, 3, 3]
+
+
+def test_a_tile_looks_the_same_whenever_it_is_seen_in_the_same_view() -> None:
+    tiles = torch.rand(4, 3, 8, 8)
+    rows = torch.tensor([2, 0])
+    one = augment(tiles[rows], view(4, 7, 3), rows)
+    other = augment(tiles, view(4, 7, 3), torch.arange(4))[rows]
+    assert torch.allclose(one, other)
+    assert not torch.allclose(one, augment(tiles[rows], view(4, 7, 4), rows))
+
+
+def test_a_teacher_of_another_size_and_normalisation_sees_the_same_tile() -> None:
+    pixels = torch.rand(2, 3, 1, 1).expand(2, 3, 32, 32)
+    own, given = InputSpec(16, (0.1, 0.2, 0.3), (0.5, 0.25, 1.0)), SPEC
+    mean, std = torch.tensor(given.mean).view(1, 3, 1, 1), torch.tensor(given.std).view(1, 3, 1, 1)
+    seen = adapted(nn.Identity(), own, given)((pixels - mean) / std)
+    assert seen.shape == (2, 3, 16, 16)
+    wanted = (pixels[:, :, :16, :16] - torch.tensor(own.mean).view(1, 3, 1, 1)) / torch.tensor(own.std).view(1, 3, 1, 1)
+    assert torch.allclose(seen, wanted, atol=1e-5)
 
 
 def test_the_eight_symmetries_are_all_different_and_keep_the_pixels() -> None:
@@ -145,7 +204,7 @@ def test_the_eight_symmetries_are_all_different_and_keep_the_pixels() -> None:
 
 def test_augmentation_leaves_the_gram_colour_alone() -> None:
     violet = torch.tensor([110.0, 40.0, 150.0]).view(1, 3, 1, 1).repeat(64, 1, 8, 8) / 255
-    pixels = augment(violet, torch.Generator().manual_seed(0)).mean(dim=(2, 3))
+    pixels = augment(violet, view(64, 0, 0), torch.arange(64)).mean(dim=(2, 3))
     ratios = pixels / pixels.sum(dim=1, keepdim=True)
     honest = torch.tensor([110.0, 40.0, 150.0]) / 300
     assert (ratios - honest).abs().max() < 0.015

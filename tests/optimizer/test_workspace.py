@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,22 @@ def _killed() -> Kept:
 def test_a_key_does_not_depend_on_the_order_of_its_parts() -> None:
     assert content_key({"a": 1, "b": [1.5, "x"]}) == content_key({"b": [1.5, "x"], "a": 1})
     assert content_key({"a": 1}) != content_key({"a": 2})
+
+
+def test_a_stage_whose_process_died_is_counted_and_one_that_failed_or_finished_is_not(tmp_path: Path) -> None:
+    workspace, key = Workspace(tmp_path), {"a": 1}
+
+    def dies() -> Kept:
+        os._exit(7)
+
+    for count in (1, 2):
+        child = os.fork()
+        if child == 0:
+            workspace.once("stage", key, dies)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert workspace.begun("stage", key) == count
+    with pytest.raises(ZeroDivisionError):
+        workspace.once("stage", key, lambda: Kept({"x": 1 // 0}, {}))
+    assert workspace.begun("stage", key) == 2
+    assert workspace.once("stage", key, lambda: Kept({"x": 1}, {})).facts == {"x": 1}
+    assert workspace.begun("other", key) == 0
