@@ -14,10 +14,10 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input install
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help setup demo test check bench proto up clean
+.PHONY: help setup demo test check bench bench-optimizer proto up clean
 
 help: ## Show this.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-15s %s\n", $$1, $$2 }'
 
 setup: $(STAMP) ## Make .venv and install everything (again when pyproject.toml changes).
 	@echo "gramserve is set up in .venv"
@@ -57,6 +57,9 @@ check: $(STAMP) ## Lint, format, types, stubs and contract.
 
 bench: $(STAMP) ## Measure and write benchmarks/results/.
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-optimizer: $(STAMP) ## Measure int8 networks beside torch eager; ARGS="--budget-runs" adds whole optimizations.
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.optimizer $(ARGS)
 
 proto: $(STAMP) ## Generate the stubs from protos/.
 	@$(BIN)/python protos/generate.py

@@ -18,7 +18,7 @@ from rich.table import Table
 PACKAGES = ("grpcio", "numpy", "obstore", "onnxruntime", "opencv-python-headless", "protobuf", "redis")
 
 
-def machine() -> dict[str, Any]:
+def machine(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     """CPU, cores, memory and versions: what the figures depend on, without a name of the host."""
     cpu = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     model = next((line.split(":", 1)[1].strip() for line in cpu.splitlines() if line.startswith("model name")), "")
@@ -29,7 +29,7 @@ def machine() -> dict[str, Any]:
         "vector": [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni") if flag in flags],
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: metadata.version(name) for name in packages},
     }
 
 
@@ -38,11 +38,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def write(name: str, figures: Mapping[str, Any], folder: Path) -> Path:
+def write(name: str, figures: Mapping[str, Any], folder: Path, *, packages: Sequence[str] = PACKAGES) -> Path:
     """Write the figures of one run to `folder`/`name`.json."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    content = {"measured": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), **figures}
+    content = {"measured": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(packages), **figures}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
 

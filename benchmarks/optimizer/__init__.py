@@ -1,0 +1,1 @@
+"""Benchmarks of the optimizer: speed and size of int8 models beside torch eager, and whole optimizations."""
