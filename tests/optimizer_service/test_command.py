@@ -13,7 +13,9 @@ from pathlib import Path
 from tests.optimizer_service.conftest import Bench, id_of
 from tests.optimizer_service.test_crashes import service_process
 
-COMMAND = (sys.executable, "-c", "from gramserve.cli import app; app()", "optimize")
+# A job in the background of a shell is started with Ctrl-C ignored; a person at a terminal never is.
+HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+COMMAND = (sys.executable, "-c", f"{HEARS_CTRL_C}; from gramserve.cli import app; app()", "optimize")
 LABELS = """
 labels:
   - {name: BACKGROUND, kind: background}
