@@ -43,8 +43,8 @@ class Subject:
     input_px: int = 224
 
 
-# 24 % of the work of deit_tiny is left with an embedding of 96, one head of 64 and an MLP of 384; 20 % is a little less.
-# 8 % is what real tiles left of mobilenetv2_100.
+# 24 % of the work of deit_tiny is left with an embedding of 96, one head of 64 and an MLP of 384;
+# 20 % is a little less. 8 % is what real tiles left of mobilenetv2_100.
 SUBJECTS = (
     Subject("deit_tiny_patch16_224", (1.0, 0.24, 0.2)),
     Subject("resnet50", (1.0,)),
