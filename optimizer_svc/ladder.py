@@ -14,6 +14,7 @@ from torch import nn
 from optimizer_svc.acceptance import Rules, compare
 from optimizer_svc.batches import batches
 from optimizer_svc.distill import distill
+from optimizer_svc.evaluate import baseline
 from optimizer_svc.families import family_of
 from optimizer_svc.ingest import Ingested
 from optimizer_svc.losses import class_weights, label_loss
@@ -46,12 +47,17 @@ MOST_CRASHES = 2
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A network on the ladder with the stage and key that it is kept under."""
+    """A network on the ladder with the stage and key that it is kept under.
+
+    `accuracy` is that on val; `keeps` that nothing speaks against it beside the checkpoint.
+    """
 
     network: Network
     share: float
     stage: str
     key: dict[str, Any]
+    accuracy: float
+    keeps: bool
 
     @property
     def name(self) -> str:
@@ -71,7 +77,8 @@ class Ladder:
         self._pace = pace
         self._teacher = Teacher(base.model, len(ingested.train), seed=spec.seed)
         self._transformer = family_of(base.model, spec.architecture).transformer
-        self._accuracy = self._score(base)[0]
+        self._called = baseline(ingested, workspace).argmax(axis=1)
+        self._accuracy = float((self._called == ingested.val.targets).mean())
 
     def climb_down(self) -> tuple[tuple[Network, ...], str]:
         """The pruned networks, widest first, or none and the reason why."""
@@ -124,11 +131,10 @@ class Ladder:
             if "reason" in kept.facts:
                 reason = str(kept.facts["reason"])
                 break
-            step = _Step(self._load(f"pruned {share:.0%}", "prune", key), share, "prune", key)
+            step = self._step(f"pruned {share:.0%}", share, "prune", key)
             steps.append(step)
             parent = step.network
-            accuracy, _ = self._score(parent)
-            if accuracy < self._accuracy - HOPELESS and self._spec.prune_macs is None:
+            if step.accuracy < self._accuracy - HOPELESS and self._spec.prune_macs is None:
                 break
             if self._pace.clock() > self._pace.training_time(DESCENT_SHARE):
                 break
@@ -139,10 +145,9 @@ class Ladder:
 
         What comes back are those that do, and the others that were tried; widest first.
         """
-        scores = {step.share: self._score(step.network) for step in steps}
-        final = {step.share: step for step in steps if scores[step.share][1]}
+        final = {step.share: step for step in steps if step.keeps}
         good = 0
-        left = sorted(steps, key=lambda step: (scores[step.share][0] < self._accuracy - PROMISING, step.share))
+        left = sorted(steps, key=lambda step: (step.accuracy < self._accuracy - PROMISING, step.share))
         for i, step in enumerate(left):
             first = i == 0
             if good >= ENOUGH or (not first and self._pace.clock() >= self._pace.training_deadline):
@@ -152,10 +157,9 @@ class Ladder:
             share = 0.8 if first and len(left) > 1 else 1.0
             deadline = self._pace.training_time(share)
             self._workspace.once("recover", key, lambda s=step, d=deadline: self._finish(s, d))  # type: ignore[misc]
-            done = _Step(self._load(step.name, "recover", key), step.share, "recover", key)
-            keeps = self._score(done.network)[1]
-            good += keeps
-            if keeps or step.share not in final:
+            done = self._step(step.name, step.share, "recover", key)
+            good += done.keeps
+            if done.keeps or step.share not in final:
                 final[step.share] = done
         return [final[share] for share in sorted(final, reverse=True)]
 
@@ -238,13 +242,14 @@ class Ladder:
             if seen >= GRADIENT_TILES:
                 break
 
-    def _score(self, network: Network) -> tuple[float, bool]:
-        """(accuracy on val, whether nothing speaks against it beside the checkpoint) of a network in torch."""
-        spec, val, inputs = self._spec, self._ingested.val, self._ingested.checkpoint.input
-        called = [predict(n.model, val.tiles, inputs).argmax(axis=1) for n in (self._base, network)]
+    def _step(self, name: str, share: float, stage: str, key: dict[str, Any]) -> _Step:
+        """The network that `stage` kept under `key`, with its answers on val in torch held against the checkpoint's."""
+        network = self._load(name, stage, key)
+        spec, val = self._spec, self._ingested.val
+        called = predict(network.model, val.tiles, self._ingested.checkpoint.input).argmax(axis=1)
         rules = Rules(spec.margin, spec.recall_margin, allow_unproved=True)
-        comparison = compare(called[0], called[1], val.targets, spec.labels, rules)
-        return comparison.accuracy, comparison.accepted
+        comparison = compare(self._called, called, val.targets, spec.labels, rules)
+        return _Step(network, share, stage, key, comparison.accuracy, comparison.accepted)
 
     @property
     def _rate(self) -> float:

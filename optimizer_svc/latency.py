@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from gramserve.runtime.engines import Engine
 from optimizer_svc.architecture import InputSpec
 from optimizer_svc.export import Deployable
 from optimizer_svc.spec import Stopped
@@ -95,11 +94,6 @@ def _known_to(values: list[float], precision: float) -> bool:
     """Whether the interval of the median reaches no further than `precision`, as a share of it, to either side."""
     median, low, high = median_interval(np.array(values), np.random.default_rng(0), draws=200)
     return max(high - median, median - low) <= precision * median
-
-
-def engine_run(engine: Engine) -> Run:
-    """An engine, as the worker's child calls it."""
-    return engine.run
 
 
 def eager_run(model: nn.Module, spec: InputSpec) -> Run:
