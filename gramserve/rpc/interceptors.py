@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias
@@ -19,6 +20,10 @@ from gramserve.rpc.options import MAX_MESSAGE_BYTES
 from gramserve.rpc.status import to_status
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
+
+
+_HEAR_OUT_S = 1.0
+_HEAR_OUT_BYTES = 16 * 2**20
 
 
 class ErrorsAndMetrics(grpc.aio.ServerInterceptor):
@@ -54,7 +59,10 @@ class ErrorsAndMetrics(grpc.aio.ServerInterceptor):
                 if handler.request_streaming
                 else grpc.unary_unary_rpc_method_handler
             )
-            behaviour = self._unary(method, handler.stream_unary or handler.unary_unary)
+            if handler.request_streaming:
+                behaviour = self._unary(method, _heard_out(handler.stream_unary))
+            else:
+                behaviour = self._unary(method, handler.unary_unary)
         wrapped: Handler = make(
             behaviour,
             request_deserializer=handler.request_deserializer,
@@ -116,3 +124,26 @@ class ErrorsAndMetrics(grpc.aio.ServerInterceptor):
         self._count(method, status.code.name, started)
         await context.abort_with_status(status)
         raise AssertionError("abort_with_status always raises")
+
+
+def _heard_out(behaviour: Any) -> Any:
+    """`behaviour`, whose client is heard out for a second or 16 MiB when it is refused in the middle of its stream.
+
+    grpc.aio's client calls it an INTERNAL error of its own when a message of its stream finds the call ended, and the
+    reason that was sent for it is lost.
+    """
+
+    async def answer(requests: AsyncIterator[Any], context: Any) -> Any:
+        try:
+            return await behaviour(requests, context)
+        except GramserveError:
+            left = _HEAR_OUT_BYTES
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HEAR_OUT_S):
+                    async for request in requests:
+                        left -= request.ByteSize()
+                        if left < 0:
+                            break
+            raise
+
+    return answer

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,7 +93,10 @@ def test_the_manifest_says_where_the_artifact_comes_from(finished: Finished) -> 
 def test_every_network_was_tried_in_fp32_and_in_every_recipe_on_every_engine(finished: Finished) -> None:
     names = {c["name"] for c in finished.result.report["candidates"]}
     networks, recipes, engines = ("original", "pruned 50%"), ("fp32", RECIPE), ("onnxruntime", "openvino")
-    assert names == {f"{n} {r} {e}" for n in networks for r in recipes for e in engines}
+    expected = {f"{n} {r} {e}" for n in networks for r in recipes for e in engines}
+    assert names >= expected
+    # Where int8 fell short, the same recipe with its worst layers left in fp32 is tried too.
+    assert all(re.search(rf" {RECIPE}\+\d+fp32 ", name) for name in names - expected)
 
 
 def test_every_trial_was_told_while_the_search_went_on(finished: Finished) -> None:
