@@ -1,4 +1,7 @@
-"""What the worker and its children say to each other: frames of length, kind and JSON over a socket pair."""
+"""What the worker and its children say to each other over a socket pair.
+
+A frame is two lengths and a kind, then JSON, then perhaps bytes as they are: those of a message's field `blob`.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import asyncio
 import select
 import socket
 import struct
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeAlias, cast
 
 from gramserve.store.codec import decode, encode
 from gramserve.store.records import ImageRecord
 
 MAX_FRAME_BYTES = 32 * 2**20
-_HEAD = struct.Struct(">IB")  # bytes of the JSON that follows, kind of the message
+MAX_BLOB_BYTES = 128 * 2**20
+_HEAD = struct.Struct(">IIB")  # bytes of the JSON that follows, bytes of the blob behind it, kind of the message
 
 
 class BrokenProtocol(Exception):
@@ -142,26 +146,35 @@ _KINDS: tuple[type[Message], ...] = (
     CannotStart,
 )
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
+_BLOB = "blob"
+_FIELDS = {kind: tuple(f.name for f in fields(kind) if f.name != _BLOB) for kind in _KINDS}
 
 
 def pack(message: Message) -> bytes:
     """The frame of a message."""
-    body = encode(message)
-    return _HEAD.pack(len(body), _NUMBERS[type(message)]) + body
+    blob = getattr(message, _BLOB, b"")
+    body = encode({name: getattr(message, name) for name in _FIELDS[type(message)]})
+    return b"".join((_HEAD.pack(len(body), len(blob), _NUMBERS[type(message)]), body, blob))
 
 
-def _unpack_head(head: bytes) -> tuple[int, type[Message]]:
-    length, number = _HEAD.unpack(head)
-    if length > MAX_FRAME_BYTES or number >= len(_KINDS):
+def _unpack_head(head: bytes) -> tuple[int, int, type[Message]]:
+    length, blob, number = _HEAD.unpack(head)
+    if length > MAX_FRAME_BYTES or blob > MAX_BLOB_BYTES or number >= len(_KINDS):
         raise BrokenProtocol
-    return length, _KINDS[number]
+    return length, blob, _KINDS[number]
+
+
+def _unpack(kind: type[Message], body: bytes, blob: bytes) -> Message:
+    message = decode(kind, body)
+    return cast("Message", replace(cast("Any", message), blob=blob)) if blob else message
 
 
 async def read(reader: asyncio.StreamReader) -> Message | None:
     """The next message; None when the other side is gone. Raises BrokenProtocol and RecordCorrupt."""
     try:
-        length, kind = _unpack_head(await reader.readexactly(_HEAD.size))
-        return decode(kind, await reader.readexactly(length))
+        length, blob, kind = _unpack_head(await reader.readexactly(_HEAD.size))
+        body = await reader.readexactly(length)
+        return _unpack(kind, body, await reader.readexactly(blob) if blob else b"")
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
 
@@ -183,9 +196,10 @@ class Wire:
         head = self._exactly(_HEAD.size)
         if head is None:
             return None
-        length, kind = _unpack_head(head)
+        length, size, kind = _unpack_head(head)
         body = self._exactly(length)
-        return None if body is None else decode(kind, body)
+        blob = self._exactly(size)
+        return None if body is None or blob is None else _unpack(kind, body, blob)
 
     def waiting(self) -> bool:
         """True when `receive` would not have to wait."""

@@ -18,6 +18,7 @@ from gramserve.runtime.engines import Engine, first_installed, open_engine
 from gramserve.runtime.golden import FILE as GOLDEN
 from gramserve.runtime.golden import check_golden
 from gramserve.runtime.preprocess import Place, tile_batches
+from gramserve.runtime.readings import Readings
 from gramserve.store.manifest import ArtifactDraft, ArtifactManifest, EngineSettings, manifest_digest
 
 MODEL = "model.onnx"
@@ -53,9 +54,16 @@ class Classifier:
         self._clock = clock
 
     def classify(self, fields: Iterable[Field | NDArray[np.uint8]], *, specimen_type: str = "") -> Classified:
-        """The call of the slide whose images are `fields`, taken one after the other: see `preprocess.tile_batches`.
+        """The call of the slide whose images are `fields`: `read` and `call` in one. Raises what they raise."""
+        readings = self.read(fields)
+        return Classified(self.call(readings, specimen_type=specimen_type), readings.inference_s, len(readings))
 
-        `specimen_type` decides when a person must look, where the artifact has a threshold for it.
+    def read(
+        self, fields: Iterable[Field | NDArray[np.uint8]], *, between: Callable[[], None] = lambda: None
+    ) -> Readings:
+        """What the engine says of the tiles of `fields`, taken one after the other: see `preprocess.tile_batches`.
+
+        `between` is called between two batches of tiles: other work may be done there.
         Raises SlideFailed: IMAGE_TOO_SMALL, ENGINE_FAILED, OUT_OF_MEMORY, and whatever producing `fields` raises.
         """
         contract = self.contract
@@ -63,6 +71,8 @@ class Classifier:
         places: list[Place] = []
         inference_s = 0.0
         for batch in tile_batches(fields, contract.preprocessing, self._batch_tiles):
+            if places:
+                between()
             start = self._clock()
             logits.append(self.engine.run(batch.tiles))
             inference_s += self._clock() - start
@@ -70,10 +80,17 @@ class Classifier:
         together = np.concatenate(logits) if logits else np.empty((0, len(contract.labels)), np.float32)
         if not np.isfinite(together).all():
             raise SlideFailed(Reason.ENGINE_FAILED, "The model gave no finite numbers for this slide.", retryable=True)
-        tile_probabilities = probabilities(together, contract.calibration.temperature)
+        return Readings(together, tuple(places), inference_s)
+
+    def call(self, readings: Readings, *, specimen_type: str = "") -> Call:
+        """The call of a slide from all of its readings.
+
+        `specimen_type` decides when a person must look, where the artifact has a threshold for it.
+        """
+        contract = self.contract
+        tile_probabilities = probabilities(readings.logits, contract.calibration.temperature)
         rules = contract.aggregation.for_specimen(specimen_type)
-        call = aggregate(tile_probabilities, places, contract.labels, rules)
-        return Classified(call, inference_s, len(places))
+        return aggregate(tile_probabilities, readings.places, contract.labels, rules)
 
 
 class LoadedArtifact(Classifier):

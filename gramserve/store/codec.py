@@ -85,7 +85,7 @@ def _reader(hint: Any) -> Reader:  # noqa: PLR0911 - one line for each kind of f
         return lambda value: value
     if hint is float:
         return _read_float
-    if hint in {str, int, bool}:
+    if hint in {str, int, bool, bytes}:  # JSON has no bytes: a field of that type takes its default
         return functools.partial(_read_exactly, hint)
     if origin is tuple:
         return functools.partial(_read_tuple, _reader(arguments[0]))

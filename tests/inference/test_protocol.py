@@ -39,7 +39,9 @@ def test_what_the_worker_sends_is_what_a_child_receives() -> None:
         assert wire.receive() is None
 
 
-@pytest.mark.parametrize("head", [b"\xff\xff\xff\xff\x01", b"\x00\x00\x00\x02\x63"])
+@pytest.mark.parametrize(
+    "head", [b"\xff\xff\xff\xff\0\0\0\0\x01", b"\0\0\0\x02\xff\xff\xff\xff\x01", b"\0\0\0\x02\0\0\0\0\x63"]
+)
 def test_frames_that_are_too_long_or_of_no_kind_are_refused(head: bytes) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
