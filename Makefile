@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input install
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help setup demo test check bench bench-optimizer proto up clean
+.PHONY: help setup demo test check bench bench-peers bench-optimizer proto up clean
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -55,8 +55,11 @@ check: $(STAMP) ## Lint, format, types, stubs and contract.
 	@$(BIN)/python protos/generate.py --check
 	@protos/lint.sh
 
-bench: $(STAMP) ## Measure and write benchmarks/results/.
+bench: $(STAMP) ## Measure the stack and write benchmarks/results/ and docs/benchmarks.md; ARGS="--quick" in two minutes.
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: $(STAMP) ## Install the other servers that make bench measures too, each in an environment of its own.
+	@$(BIN)/python -m benchmarks.peers setup
 
 bench-optimizer: $(STAMP) ## Measure int8 networks beside torch eager; ARGS="--budget-runs" adds whole optimizations.
 	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.optimizer $(ARGS)

@@ -1,116 +1,175 @@
-"""make bench: measures the whole stack beside a bare loop, writes benchmarks/results/spine.json, prints tables."""
+"""make bench: measures gramserve beside a bare loop and other servers; writes results, tables and the picture.
+
+Each benchmark is a function of the run, in BENCHMARKS by its name. A full run writes benchmarks/results/serving.json
+and the figures of docs/benchmarks.md; with --only the other benchmarks keep what they had there.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
+import json
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import artifact, end_to_end, fields, submit
-from benchmarks.report import show, write
-from benchmarks.stack import Stack, running
+from benchmarks import (
+    artifact,
+    end_to_end,
+    field,
+    gateway_cost,
+    growth,
+    limits,
+    page,
+    queue_cost,
+    stat,
+    submit,
+    whole_slides,
+)
+from benchmarks.bench import FULL, QUICK, Bench
+from benchmarks.peers import measure as peers
+from benchmarks.report import show
+from benchmarks.tables import tables
 
 ROOT = Path(__file__).resolve().parent
 
 
-def idle(stack: Stack, seconds: float) -> dict[str, float]:
-    """Share of one core that each role uses while there is nothing to do."""
-    before = stack.usage()
+def measure_limits(bench: Bench) -> dict[str, Any]:
+    """What a core can do, and how near decoding and inference come."""
+    decoded = {w.name: (w.model, w.fields[0]) for w in (bench.large, bench.small)}
+    return limits.measure(bench.published, decoded, bench.extent.seconds)
+
+
+def measure_field(bench: Bench) -> dict[str, Any]:
+    """A field from bytes to call beside the naive path."""
+    return field.measure(bench.published, 3 * bench.extent.seconds)
+
+
+def measure_peers(bench: Bench) -> dict[str, Any]:
+    """The worker beside other servers."""
+    return peers.measure(
+        bench.data_dir,
+        bench.published.folders[artifact.TILES] / "model.onnx",
+        edge=artifact.TILE_PX,
+        cores=bench.cores,
+        rounds=min(bench.extent.rounds, 3),
+        seconds=bench.extent.seconds,
+        wanted=() if bench.extent is FULL else ("bare", "kserve"),
+    )
+
+
+def measure_end_to_end(bench: Bench) -> dict[str, Any]:
+    """Slides per second, CPU by role and time by stage of both workloads."""
+    return {
+        workload.name: end_to_end.measure(bench.stack, bench.bare, workload, bench.extent.rounds)
+        for workload in (bench.large, bench.small)
+    }
+
+
+def measure_scaling(bench: Bench) -> dict[str, Any]:
+    """A child for each core over a single child."""
+    stacks = {1: bench.one_child, bench.cores: bench.stack}
+    rounds = min(bench.extent.rounds, 3)
+    return {
+        workload.name: end_to_end.scaling(stacks, workload.of(max(workload.slides // 2, 4)), rounds)
+        for workload in (bench.large, bench.small)
+    }
+
+
+def measure_submit(bench: Bench) -> dict[str, Any]:
+    """How long a client waits for "accepted"."""
+    repeats = bench.extent.of(10)
+    return asyncio.run(submit.measure(bench.stack, bench.small.fields[0], bench.manifests, repeats))
+
+
+def measure_idle(bench: Bench) -> dict[str, Any]:
+    """Share of a core, and MiB, of each role while there is nothing to do."""
+    seconds = 5 * bench.extent.seconds
+    before = bench.stack.usage()
     time.sleep(seconds)
-    after = stack.usage()
-    return {role: (after[role].cpu_s - before[role].cpu_s) / seconds for role in after if role in before}
+    after = bench.stack.usage()
+    return {
+        "cpu": {role: (after[role].cpu_s - before[role].cpu_s) / seconds for role in after if role in before},
+        "memory_mib": {role: usage.rss_mib for role, usage in after.items()},
+    }
 
 
-def run(rounds: int, scale: float) -> dict[str, Any]:
-    """All measurements, in a folder that is removed afterwards."""
-    figures: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as temporary, ExitStack() as exits:
-        folder = Path(temporary)
-        manifests = folder / "manifests"
-        manifests.mkdir()
-        os.environ["GRAMSERVE_GATEWAY_MANIFEST_ROOTS"] = str(manifests)
-        digest = artifact.publish(folder / "data/store")
-        large = fields.draw(folder / "large", 32, 4 * artifact.TILE_PX)
-        small = fields.draw(folder / "small", 32, artifact.TILE_PX)
-        stack = exits.enter_context(running(folder / "data"))
-        bare = end_to_end.bare_loops(stack, digest, len(os.sched_getaffinity(0)), exits)
-        figures["memory_mib_at_start"] = memory(stack)
-        workloads = (
-            end_to_end.Workload("16 tiles a slide", large, int(400 * scale), 16),
-            end_to_end.Workload("1 tile a slide", small, int(2000 * scale), 1),
-        )
-        figures["end_to_end"] = {w.name: end_to_end.measure(stack, bare, w, rounds) for w in workloads}
-        figures["memory_mib_after"] = memory(stack)
-        figures["submit"] = asyncio.run(submit.measure(stack, small[0], manifests, 10))
-        figures["idle_cpu"] = idle(stack, 20 if scale >= 1 else 5)
-    return figures
+def measure_stat(bench: Bench) -> dict[str, Any]:
+    """A STAT slide under a backlog of routine slides, beside an idle system."""
+    rounds = min(bench.extent.rounds, 3)
+    calls = bench.extent.of(40)
+    return stat.measure(bench.stack, bench.tiles.fields, slides=bench.tiles.slides, count=calls, rounds=rounds)
 
 
-def memory(stack: Stack) -> dict[str, float]:
-    """Resident MiB of each role, all its processes together."""
-    return {role: round(usage.rss_mib, 1) for role, usage in stack.usage().items()}
+def measure_whole_slides(bench: Bench) -> dict[str, Any]:
+    """Whole slides beside a bare OpenSlide loop."""
+    drawn = whole_slides.draw(bench.folder / "whole", bench.cores)
+    slides = drawn * (3 if bench.extent is FULL else 1)
+    return whole_slides.measure(bench.stack, bench.published, slides, min(bench.extent.rounds, 3))
 
 
-def tables(figures: dict[str, Any]) -> None:
-    """Print the figures for people."""
-    rows = []
-    for name, result in figures["end_to_end"].items():
-        rows.append(
-            (
-                name,
-                f"{result['slides_per_s']['median']:.1f}",
-                f"{result['tiles_per_s']['median']:.0f}",
-                f"{result['bare_slides_per_s']['median']:.1f}",
-                "{median:.2f} ({min:.2f} to {max:.2f})".format(**result["ratio_to_bare"]),
-            )
-        )
-    show("End to end beside the bare loop", ("slides", "slides/s", "tiles/s", "bare slides/s", "ratio"), rows)
-    roles = sorted({role for r in figures["end_to_end"].values() for role in r["cpu_ms_per_slide"]})
-    show(
-        "CPU per slide, ms",
-        ("slides", *roles),
-        [
-            (name, *(f"{r['cpu_ms_per_slide'][role]['median']:.2f}" for role in roles))
-            for name, r in figures["end_to_end"].items()
-        ],
-    )
-    show(
-        "Accepted after, ms",
-        ("slides", "inline", "by manifest"),
-        [
-            (count, f"{r['inline_ms']['median']:.1f}", f"{r['manifest_ms']['median']:.1f}")
-            for count, r in figures["submit"].items()
-        ],
-    )
-    roles = sorted(figures["memory_mib_after"])
-    show(
-        "Memory, MiB, and idle CPU, % of a core",
-        ("", *roles, "all"),
-        [
-            *(
-                (when, *(f"{figures[key].get(role, 0):.0f}" for role in roles), f"{sum(figures[key].values()):.0f}")
-                for when, key in (("at start", "memory_mib_at_start"), ("after", "memory_mib_after"))
-            ),
-            (
-                "idle CPU",
-                *(f"{100 * figures['idle_cpu'].get(role, 0):.2f}" for role in roles),
-                f"{100 * sum(figures['idle_cpu'].values()):.2f}",
-            ),
-        ],
-    )
+def measure_queue_cost(bench: Bench) -> dict[str, Any]:
+    """What a slide costs in the queue while few and while very many wait."""
+    return queue_cost.measure(bench.extent.of(40))
+
+
+def measure_gateway_cost(bench: Bench) -> dict[str, Any]:
+    """What a slide costs the gateway and Redis, a stand-in doing the work."""
+    return gateway_cost.measure(min(bench.extent.rounds, 3), bench.extent.of(2000))
+
+
+def measure_growth(bench: Bench) -> dict[str, Any]:
+    """Memory after many slides over memory after few."""
+    few, many = (growth.FEW, growth.MANY) if bench.extent is FULL else (1000, 2000)
+    with bench.another_stack("growth") as stack:
+        return growth.measure(stack, bench.tiles.fields, few, many)
+
+
+# What needs the whole machine for a while comes first: from the first use of the stack on it stays up.
+BENCHMARKS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
+    "limits": measure_limits,
+    "field": measure_field,
+    "peers": measure_peers,
+    "end_to_end": measure_end_to_end,
+    "scaling": measure_scaling,
+    "submit": measure_submit,
+    "stat": measure_stat,
+    "whole_slides": measure_whole_slides,
+    "queue_cost": measure_queue_cost,
+    "gateway_cost": measure_gateway_cost,
+    "growth": measure_growth,
+    "idle": measure_idle,
+}
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a tenth of everything in two minutes, nothing written")
+    parser.add_argument("--only", action="append", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the figures of this run as JSON, in any case")
+    options = parser.parse_args()
+    measured: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="gramserve-bench-") as folder, ExitStack() as exits:
+        bench = Bench(Path(folder), QUICK if options.quick else FULL, exits)
+        for name in [name for name in BENCHMARKS if not options.only or name in options.only]:
+            began = time.monotonic()
+            print(f"{name} ...", end=" ", flush=True)
+            stamp = datetime.now(UTC).isoformat(timespec="seconds")
+            measured[name] = {"measured": stamp, "figures": BENCHMARKS[name](bench)}
+            print(f"{time.monotonic() - began:.0f} s", flush=True)
+    for table in tables(measured):
+        show(table.title, table.head, table.rows)
+    if options.output:
+        options.output.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    if not options.quick:
+        for path in page.publish(measured, ROOT / "results", ROOT.parent / "docs"):
+            print(f"written: {path.relative_to(ROOT.parent)}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of bare loop and stack in turn")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the slides, one round, nothing written")
-    options = parser.parse_args()
-    measured = run(1, 0.1) if options.quick else run(options.rounds, 1.0)
-    tables(measured)
-    if not options.quick:
-        print(f"written: {write('spine', measured, ROOT / 'results').relative_to(ROOT.parent)}")
+    main()

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("grpcio", "numpy", "obstore", "onnxruntime", "opencv-python-headless", "protobuf", "redis")
+PACKAGES = ("grpcio", "numpy", "obstore", "onnxruntime", "openvino", "opencv-python-headless", "protobuf", "redis")
 
 
 def machine(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gramserve.client import GramserveClient
 from gramserve.errors import GramserveError
-from gramserve.v1.slide_pb2 import Slide
+from gramserve.v1.slide_pb2 import Call, Slide
 
 
 async def main(model: str, images: list[Path]) -> None:
@@ -23,8 +23,9 @@ async def main(model: str, images: list[Path]) -> None:
                 print(f"{event.slide.slide_id} is done")
 
         async for slide in client.results(batch.name):
+            outcome = Call.Outcome.Name(slide.call.outcome).removeprefix("OUTCOME_")
             found = [f"{finding.label} {finding.probability:.2f}" for finding in slide.call.findings]
-            print(slide.slide_id, found or "no organism seen", "(review)" if slide.call.review_required else "")
+            print(slide.slide_id, outcome, *found, "(review)" if slide.call.review_required else "")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from gateway.admission import Admission
 from gateway.batch_servicer import BatchServicer
 from gateway.cancel import Canceller
+from gateway.classify import SlideClassifier
 from gateway.create import Creator
 from gateway.finalize import Finalizer
 from gateway.finish import Finisher
@@ -25,6 +26,7 @@ from gateway.reconcile import Reconciler
 from gateway.retry import Retrier
 from gateway.rounds import Rounds
 from gateway.settings import GatewaySettings
+from gateway.shadow import Comparer
 from gateway.stop import Stopper
 from gateway.submission import Examiner
 from gateway.sweep import Sweeper
@@ -40,6 +42,7 @@ from gramserve.rpc.server import RpcServer
 from gramserve.store.batches import BatchStore
 from gramserve.store.objects import open_store
 from gramserve.store.registry import Registry
+from gramserve.store.shadows import Shadows
 from gramserve.store.uploads import Uploads
 from gramserve.v1 import image_service_pb2, model_service_pb2, slide_batch_service_pb2
 from gramserve.v1.image_service_pb2_grpc import add_ImageServiceServicer_to_server
@@ -113,7 +116,14 @@ class _Running:
         reconciler = Reconciler(batches, queue, contact, tender, metrics, scan_interval_s=settings.scan_interval_s)
         turns = Turns()
         finalizer = Finalizer(
-            batches, rounds, queue, metrics, turns, clock=clock, retention_s=settings.event_retention_s
+            batches,
+            rounds,
+            queue,
+            metrics,
+            turns,
+            clock=clock,
+            retention_s=settings.event_retention_s,
+            retention_slides=settings.event_retention_slides,
         )
         self._finisher = Finisher(queue, finalizer, look_after=reconciler.look_after)
         sweeper = Sweeper(batches, rounds, queue, contact, metrics, sweeper=f"gateway-{new_id()}", clock=clock)
@@ -135,16 +145,19 @@ class _Running:
             on_accepted=reconciler.look_after,
         )
         self._watcher = Watcher(batches, rounds, queue, views, heartbeat_s=settings.heartbeat_s)
+        canceller = Canceller(views, stopper, on_change=reconciler.look_after)
+        self._classifier = SlideClassifier(creator, canceller, batches, rounds, queue, clock=clock)
         batch_servicer = BatchServicer(
             creator,
             views,
             Listing(batches, rounds, queue, views),
-            Canceller(views, stopper, on_change=reconciler.look_after),
+            canceller,
             Retrier(batches, queue, views, placement, turns, clock=clock, on_change=reconciler.look_after),
             self._watcher,
+            self._classifier,
         )
         image_servicer = ImageServicer(Uploads(self._objects, max_bytes=settings.max_upload_bytes), metrics)
-        model_servicer = ModelServicer(models, registry)
+        model_servicer = ModelServicer(models, registry, Comparer(registry, Shadows(self._objects)))
         self._server = RpcServer(
             settings.listen,
             register=[
@@ -183,6 +196,7 @@ class _Running:
 
     async def stop(self) -> None:
         self._watcher.stop()
+        self._classifier.stop()
         # Before the server: a last look at its health must not say SERVING again.
         await self._loops[0].stop()
         await self._server.stop(self._settings.shutdown_grace_s)
@@ -191,6 +205,7 @@ class _Running:
         for loop in self._loops:
             await loop.stop()
         await self._finisher.stop()
+        await self._classifier.close()
         await self._queue.aclose()
         await self._redis.aclose()
         self._metrics.close()

@@ -6,15 +6,17 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from gateway.cancel import Canceller
+from gateway.classify import SlideClassifier
 from gateway.convert import batch_to_message, draft_to_message
 from gateway.create import Creator
 from gateway.listing import Listing
 from gateway.names import invalid, parse_batch
 from gateway.retry import Retrier
 from gateway.views import Views
-from gateway.watch import Watcher
+from gateway.watch import PAGE_EVENTS, Watcher, pages
 from gramserve.v1 import slide_batch_pb2 as batches
 from gramserve.v1 import slide_batch_service_pb2 as service
+from gramserve.v1 import slide_pb2 as slides
 from gramserve.v1.slide_batch_service_pb2_grpc import SlideBatchServiceServicer
 
 
@@ -29,6 +31,7 @@ class BatchServicer(SlideBatchServiceServicer):
         canceller: Canceller,
         retrier: Retrier,
         watcher: Watcher,
+        classifier: SlideClassifier,
     ) -> None:
         self._creator = creator
         self._views = views
@@ -36,6 +39,7 @@ class BatchServicer(SlideBatchServiceServicer):
         self._canceller = canceller
         self._retrier = retrier
         self._watcher = watcher
+        self._classifier = classifier
 
     async def CreateSlideBatch(  # noqa: D102, N802
         self, request: service.CreateSlideBatchRequest, context: Any
@@ -80,5 +84,12 @@ class BatchServicer(SlideBatchServiceServicer):
     ) -> AsyncIterator[service.WatchSlideBatchResponse]:
         if request.after_sequence < 0:
             raise invalid("after_sequence", "must not be negative")
-        async for response in self._watcher.watch(parse_batch(request.name), request.after_sequence):
-            yield response
+        size = min(max(request.page_size, 1), PAGE_EVENTS)
+        async for events in self._watcher.watch(parse_batch(request.name), request.after_sequence):
+            for response in pages(events, size):
+                yield response
+
+    async def ClassifySlide(  # noqa: D102, N802
+        self, request: service.ClassifySlideRequest, context: Any
+    ) -> slides.Slide:
+        return await self._classifier.classify(request, context.time_remaining())

@@ -6,11 +6,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, status_pb2
 
 from gateway.names import BatchName
+from gateway.shadow import Comparison, Rate
 from gateway.views import BatchView
-from gramserve.calls import Call
+from gramserve.calls import Call, Finding
 from gramserve.errors import GramserveError, Reason, SlideFailed
 from gramserve.rpc.status import to_status
 from gramserve.store.records import AliasRecord, BatchRecord, ErrorRecord, OutcomeRecord, Priority, SlideState
+from gramserve.store.shadows import Verdict
 from gramserve.v1 import model_pb2, slide_batch_pb2, slide_pb2
 
 _BATCH_CODES = {
@@ -42,6 +44,7 @@ def batch_to_message(view: BatchView) -> slide_batch_pb2.SlideBatch:
         model_digest=record.model_digest,
         priority=priority_to_message(record.priority),
         max_failed_ratio=record.max_failed_ratio,
+        result_reuse=_reuse(record),
         annotations=record.annotations,
         state=slide_batch_pb2.SlideBatch.State.Value(f"STATE_{view.state}"),
         completion_stats=slide_batch_pb2.CompletionStats(
@@ -77,6 +80,11 @@ def batch_to_message(view: BatchView) -> slide_batch_pb2.SlideBatch:
     return message
 
 
+def _reuse(record: BatchRecord) -> slide_batch_pb2.SlideBatch.ResultReuse.ValueType:
+    batch = slide_batch_pb2.SlideBatch
+    return batch.RESULT_REUSE_ON if record.reuse_results else batch.RESULT_REUSE_OFF
+
+
 def draft_to_message(record: BatchRecord) -> slide_batch_pb2.SlideBatch:
     """What a batch would be: it has no state, and a name only where the client chose one."""
     message = slide_batch_pb2.SlideBatch(
@@ -86,6 +94,7 @@ def draft_to_message(record: BatchRecord) -> slide_batch_pb2.SlideBatch:
         model_digest=record.model_digest,
         priority=priority_to_message(record.priority),
         max_failed_ratio=record.max_failed_ratio,
+        result_reuse=_reuse(record),
         annotations=record.annotations,
         completion_stats=slide_batch_pb2.CompletionStats(total_count=record.slide_count),
     )
@@ -117,6 +126,7 @@ def slide_to_message(
         message.worker_id = outcome.worker_id
         message.artifact_digest = outcome.artifact_digest
         message.engine = outcome.engine
+        message.reused = outcome.reused
         message.queue_duration.FromMicroseconds(round(outcome.queue_s * 1e6))
         message.inference_duration.FromMicroseconds(round(outcome.inference_s * 1e6))
         if outcome.call is not None:
@@ -133,30 +143,42 @@ def call_to_message(call: Call) -> slide_pb2.Call:
     """The call of a slide."""
     return slide_pb2.Call(
         outcome=slide_pb2.Call.Outcome.Value(f"OUTCOME_{call.outcome}"),
-        findings=[
-            slide_pb2.Finding(
-                label=finding.label,
-                probability=finding.probability,
-                tile_count=finding.tile_count,
-                evidence=[
-                    slide_pb2.Evidence(
-                        image_index=tile.image_index,
-                        x=tile.x,
-                        y=tile.y,
-                        width=tile.width,
-                        height=tile.height,
-                        probability=tile.probability,
-                    )
-                    for tile in finding.evidence
-                ],
-            )
-            for finding in call.findings
-        ],
-        unassessable_reason=call.unassessable_reason,
+        findings=[_finding(finding) for finding in call.findings],
+        unassessable_reason=call.unassessable_reason or "",
         review_required=call.review_required,
         review_reasons=list(call.review_reasons),
         tile_count=call.tile_count,
+        assessed_tile_count=call.assessed_tiles,
+        blank_tile_count=call.blank_tiles,
+        unfocused_tile_count=call.unfocused_tiles,
+        misscaled_tile_count=call.misscaled_tiles,
+        suspected_findings=[_finding(finding) for finding in call.suspected],
     )
+
+
+def _finding(finding: Finding) -> slide_pb2.Finding:
+    message = slide_pb2.Finding(
+        label=finding.label,
+        probability=finding.probability,
+        tile_count=finding.tile_count,
+        evidence=[
+            slide_pb2.Evidence(
+                image_index=tile.image_index,
+                x=tile.x,
+                y=tile.y,
+                width=tile.width,
+                height=tile.height,
+                probability=tile.probability,
+            )
+            for tile in finding.evidence
+        ],
+        gram=finding.gram,
+        morphology=finding.morphology,
+        arrangement=finding.arrangement,
+    )
+    if finding.quantity is not None:
+        message.quantity = slide_pb2.Finding.Quantity.Value(f"QUANTITY_{finding.quantity}")
+    return message
 
 
 def batch_error(error: ErrorRecord) -> status_pb2.Status:
@@ -177,11 +199,38 @@ def model_to_message(model: str, aliases: dict[str, AliasRecord], latest_version
     return model_pb2.Model(
         name=f"models/{model}",
         aliases=[
-            model_pb2.Alias(name=name, version=alias.version, update_time=timestamp(alias.time))
+            model_pb2.Alias(name=name, version=alias.version, update_time=timestamp(alias.time), share=alias.share)
             for name, alias in sorted(aliases.items())
         ],
         latest_version=latest_version,
     )
+
+
+def shadow_to_message(found: Comparison) -> model_pb2.ModelShadow:
+    """What came out of a shadow."""
+    verdicts = model_pb2.ModelShadow.Verdict
+    message = model_pb2.ModelShadow(
+        name=f"models/{found.model}/shadow",
+        production_version=found.production,
+        shadow_version=found.candidate,
+        share=found.share,
+        compared_count=found.compared,
+        counts=[
+            model_pb2.ModelShadow.Count(verdict=verdicts.Value(f"VERDICT_{verdict}"), slide_count=count)
+            for verdict in Verdict
+            if (count := found.tally.count(verdict))
+        ],
+        speed_ratio=found.speed_ratio,
+    )
+    if found.agreement is not None:
+        message.agreement.CopyFrom(_rate(found.agreement))
+    if found.very_major is not None:
+        message.very_major.CopyFrom(_rate(found.very_major))
+    return message
+
+
+def _rate(rate: Rate) -> model_pb2.ModelShadow.Rate:
+    return model_pb2.ModelShadow.Rate(value=rate.value, low=rate.low, high=rate.high)
 
 
 def _slide_error(error: ErrorRecord, slide: str) -> status_pb2.Status:

@@ -51,9 +51,12 @@ class Creator:
         self._on_accepted = on_accepted
         self._turns = Turns()
 
-    async def create(self, request: slide_batch_service_pb2.CreateSlideBatchRequest) -> BatchRecord:
+    async def create(
+        self, request: slide_batch_service_pb2.CreateSlideBatchRequest, *, deliver_by: float | None = None
+    ) -> BatchRecord:
         """The batch that was accepted for this request, now or before (I3).
 
+        `deliver_by` (Unix seconds) binds a new batch in place of the request's, and makes no other payload of it.
         With `validate_only` nothing is written and the record has no batch id unless the client chose one.
         """
         identity = identify(request)
@@ -64,6 +67,8 @@ class Creator:
             resolved = await self._models.resolve(submission.model)
             await self._admission.check(len(submission.slides))
             record = self._record(identity, submission, resolved)
+            if deliver_by is not None:
+                record = dataclasses.replace(record, deliver_by=deliver_by)
             if request.validate_only:
                 return record
             return await self._accept(identity, submission, record)
@@ -99,6 +104,7 @@ class Creator:
             max_failed_ratio=submission.max_failed_ratio,
             annotations=submission.annotations,
             create_time=self._clock(),
+            reuse_results=submission.reuse_results,
         )
 
     async def _accept(self, identity: Identity, submission: Submission, draft: BatchRecord) -> BatchRecord:

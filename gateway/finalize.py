@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-
-from google.protobuf import json_format
+from dataclasses import dataclass, field
 
 from gateway.convert import slide_to_message
+from gateway.message_json import to_json
 from gateway.names import BatchName
 from gateway.output import OutputWriter
 from gateway.rounds import Round, Rounds
@@ -35,7 +35,10 @@ _LOST = ErrorRecord(Reason.INTERNAL.value, "the result of this slide was lost; r
 
 
 class Finalizer:
-    """Ends rounds whose slides have all ended. `clock` gives Unix seconds; Redis keeps events for `retention_s`."""
+    """Ends rounds whose slides have all ended. `clock` gives Unix seconds.
+
+    Redis keeps the events of what has ended for `retention_s`, and of `retention_slides` slides together.
+    """
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class Finalizer:
         *,
         clock: Callable[[], float],
         retention_s: float,
+        retention_slides: int,
     ) -> None:
         self._batches = batches
         self._rounds = rounds
@@ -55,6 +59,7 @@ class Finalizer:
         self._turns = turns
         self._clock = clock
         self._retention_s = retention_s
+        self._retention_slides = retention_slides
         self._log = log.get()
 
     async def finalize(self, name: BatchName) -> bool:
@@ -68,24 +73,33 @@ class Finalizer:
     async def _finalize(self, name: BatchName) -> bool:
         record = await self._batches.get_batch(name.laboratory, name.batch)
         if record is None:  # a queue that outlived its store: nobody can ask for this batch
-            return await self._queue.finish(name.key, BatchState.FAILED, retention_s=self._retention_s)
+            return await self._tell(name, BatchState.FAILED)
         current = await self._rounds.load(record)
         final = await self._batches.final(name.laboratory, name.batch, current.number)
         if final is None:
             snapshot = await self._queue.snapshot(name.key)
             if snapshot is None or snapshot.round != current.number or snapshot.live or not snapshot.submitted:
                 return False
-            if not await self._complete(name, current, snapshot):
-                return False
-            final = await self._end(name, record, current, snapshot)
-        await self._queue.finish(name.key, final.state, expected_round=current.number, retention_s=self._retention_s)
+            delivery = await self._deliver(name, record, current, snapshot.stopping)
+            if delivery.missing:
+                if not await self._are_lost(name, current, delivery.missing):
+                    return False
+                delivery = await self._deliver(name, record, current, snapshot.stopping)
+            final = await self._end(name, record, current, snapshot, delivery)
+        await self._tell(name, final.state, current.number)
         return True
 
-    async def _complete(self, name: BatchName, current: Round, snapshot: Snapshot) -> bool:
-        """Whether every slide has its outcome; asks for those that Redis counts as done and the store does not know."""
-        missing = [] if snapshot.stopping else await self._rounds.remaining(name, current)
-        if not missing:
-            return True
+    async def _tell(self, name: BatchName, state: BatchState, number: int | None = None) -> bool:
+        return await self._queue.finish(
+            name.key,
+            state,
+            expected_round=number,
+            retention_s=self._retention_s,
+            retention_slides=self._retention_slides,
+        )
+
+    async def _are_lost(self, name: BatchName, current: Round, missing: Sequence[int]) -> bool:
+        """Asks Redis for slides that it counts as done and the store does not know; False when it has some of them."""
         repaired = await self._queue.audit(name.key, missing)
         if repaired:
             self._metrics.count("reconcile_repairs", repaired, cause="missing")
@@ -97,41 +111,54 @@ class Finalizer:
             await self._batches.record_outcome(name.laboratory, name.batch, lost)
         return True
 
-    async def _end(self, name: BatchName, record: BatchRecord, current: Round, snapshot: Snapshot) -> FinalRecord:
-        stop = await self._batches.get_stop(name.laboratory, name.batch, current.number)
-        waiting = SlideState(snapshot.stopping) if snapshot.stopping else SlideState.EXPIRED
-        states: list[SlideState] = []
-        review, first = 0, snapshot.first_start_s
-        for start in range(0, record.slide_count, 256):
-            indices = range(start, min(start + 256, record.slide_count))
+    async def _deliver(
+        self, name: BatchName, record: BatchRecord, current: Round, stopping: str, known: str = ""
+    ) -> _Delivery:
+        """Reads every outcome once and writes the output from it, up to the first slide that misses its outcome.
+
+        A slide that never ran gets the state `stopping`. `known`, where given, are the states that another gateway
+        recorded: those count.
+        """
+        delivery = _Delivery(OutputWriter(self._batches, name, current.number))
+        waiting = SlideState(stopping) if stopping else None
+        for start in range(0, record.slide_count, _ROWS_TOGETHER):
+            indices = range(start, min(start + _ROWS_TOGETHER, record.slide_count))
             outcomes = await self._rounds.outcomes(name, current.number, indices)
+            slide_ids = await self._batches.slide_ids(name.laboratory, name.batch, indices)
             for index in indices:
                 outcome = outcomes.get(index)
-                state = current.settled_before(index) or _state_of(outcome, current.number) or waiting
-                states.append(state)
-                if outcome is not None and outcome.state is state:
-                    review += outcome.review_required
-                    began = outcome.time - outcome.inference_s
-                    first = began if first is None else min(first, began)
-        by_state = Counter(states)
-        counts = Counts(
-            total=record.slide_count,
-            succeeded=by_state[SlideState.SUCCEEDED],
-            failed=by_state[SlideState.FAILED],
-            cancelled=by_state[SlideState.CANCELLED],
-            expired=by_state[SlideState.EXPIRED],
-            review=review,
-        )
+                state = (
+                    SlideState.from_letter(known[index])
+                    if known
+                    else current.settled_before(index) or _state_of(outcome, current.number) or waiting
+                )
+                if state is None:
+                    delivery.missing.append(index)
+                    continue
+                told = outcome if outcome is not None and outcome.state is state else None
+                delivery.note(state, told)
+                if not delivery.missing:
+                    message = slide_to_message(name, index, slide_ids[index], state, told)
+                    await delivery.writer.add(state, to_json(message))
+            await asyncio.sleep(0)
+        return delivery
+
+    async def _end(
+        self, name: BatchName, record: BatchRecord, current: Round, snapshot: Snapshot, delivery: _Delivery
+    ) -> FinalRecord:
+        stop = await self._batches.get_stop(name.laboratory, name.batch, current.number)
+        counts = delivery.counts()
         end, error = verdict(record, counts, stop)
-        digest = await self._write(name, record, current.number, states, counts)
+        digest = await delivery.writer.finish(record, counts)
+        began = [time for time in (snapshot.first_start_s, delivery.first_start_s) if time is not None]
         wanted = FinalRecord(
             round=current.number,
             state=end,
             counts=counts,
-            slide_states="".join(slide.letter for slide in states),
+            slide_states="".join(delivery.letters),
             manifest_digest=digest,
             error=error,
-            start_time=first,
+            start_time=min(began, default=None),
             end_time=self._clock(),
             last_sequence=snapshot.last_sequence + 1,
         )
@@ -140,25 +167,40 @@ class Finalizer:
             self._metrics.count("batches_finished", state=end.value)
         elif kept.manifest_digest != digest:
             # Another gateway was faster and saw less: what it recorded counts, so the files must say the same.
-            theirs = [SlideState.from_letter(letter) for letter in kept.slide_states]
-            await self._write(name, record, current.number, theirs, kept.counts)
+            theirs = await self._deliver(name, record, current, "", kept.slide_states)
+            await theirs.writer.finish(record, kept.counts)
         return kept
 
-    async def _write(
-        self, name: BatchName, record: BatchRecord, number: int, states: Sequence[SlideState], counts: Counts
-    ) -> str:
-        writer = OutputWriter(self._batches, name, number)
-        for start in range(0, record.slide_count, _ROWS_TOGETHER):
-            indices = range(start, min(start + _ROWS_TOGETHER, record.slide_count))
-            outcomes = await self._rounds.outcomes(name, number, indices)
-            for index in indices:
-                slide = await self._batches.slide(name.laboratory, name.batch, index)
-                outcome, state = outcomes.get(index), states[index]
-                told = outcome if outcome is not None and outcome.state is state else None
-                message = slide_to_message(name, index, slide.slide_id, state, told)
-                await writer.add(state, json_format.MessageToJson(message, indent=None).encode())
-            await asyncio.sleep(0)
-        return await writer.finish(record, counts)
+
+@dataclass(slots=True)
+class _Delivery:
+    """What the outcomes of a round say: the files, a letter per slide, the slides that have none; times in Unix s."""
+
+    writer: OutputWriter
+    letters: list[str] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
+    review: int = 0
+    first_start_s: float | None = None
+
+    def note(self, state: SlideState, outcome: OutcomeRecord | None) -> None:
+        """Takes the next slide."""
+        self.letters.append(state.letter)
+        if outcome is not None:
+            self.review += outcome.review_required
+            began_s = outcome.time - outcome.inference_s
+            self.first_start_s = began_s if self.first_start_s is None else min(self.first_start_s, began_s)
+
+    def counts(self) -> Counts:
+        """The slides by state."""
+        by_letter = Counter(self.letters)
+        return Counts(
+            total=len(self.letters),
+            succeeded=by_letter[SlideState.SUCCEEDED.letter],
+            failed=by_letter[SlideState.FAILED.letter],
+            cancelled=by_letter[SlideState.CANCELLED.letter],
+            expired=by_letter[SlideState.EXPIRED.letter],
+            review=self.review,
+        )
 
 
 def verdict(record: BatchRecord, counts: Counts, stop: StopRecord | None) -> tuple[BatchState, ErrorRecord | None]:

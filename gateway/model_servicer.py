@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.convert import model_to_message
+from gateway.convert import model_to_message, shadow_to_message
 from gateway.models import Models
 from gateway.names import invalid
 from gateway.paging import decode_token, encode_token, page_size
+from gateway.shadow import Comparer
 from gramserve.store.messages import version_to_message
 from gramserve.store.registry import PRODUCTION, Registry
 from gramserve.v1 import model_pb2
@@ -20,9 +21,10 @@ _PAGE = 50
 class ModelServicer(ModelServiceServicer):
     """The model API; each method does what its rpc promises in protos/gramserve/v1/model_service.proto."""
 
-    def __init__(self, models: Models, registry: Registry) -> None:
+    def __init__(self, models: Models, registry: Registry, comparer: Comparer) -> None:
         self._models = models
         self._registry = registry
+        self._comparer = comparer
 
     async def ListModels(  # noqa: D102, N802
         self, request: service.ListModelsRequest, context: Any
@@ -64,7 +66,8 @@ class ModelServicer(ModelServiceServicer):
         if not name.rpartition("/")[2].isdecimal():
             raise invalid("name", 'must end with the number of a version: "models/{model}/versions/{number}"')
         resolved = await self._registry.resolve(name)
-        await self._registry.promote(resolved.model, resolved.version, request.alias or PRODUCTION)
+        alias, share = request.alias or PRODUCTION, request.share or None
+        await self._registry.promote(resolved.model, resolved.version, alias, share=share)
         return await self._model(resolved.model)
 
     async def RollbackModel(  # noqa: D102, N802
@@ -74,6 +77,28 @@ class ModelServicer(ModelServiceServicer):
         await self._models.versions(model)
         await self._registry.rollback(model, request.alias or PRODUCTION)
         return await self._model(model)
+
+    async def RemoveModelAlias(  # noqa: D102, N802
+        self, request: service.RemoveModelAliasRequest, context: Any
+    ) -> model_pb2.Model:
+        model = _model_id(request.name, "name")
+        await self._models.versions(model)
+        await self._registry.remove(model, request.alias)
+        return await self._model(model)
+
+    async def GetModelShadow(  # noqa: D102, N802
+        self, request: service.GetModelShadowRequest, context: Any
+    ) -> model_pb2.ModelShadow:
+        name, _, last = request.name.rpartition("/")
+        if last != "shadow":
+            raise invalid("name", 'must be "models/{model}/shadow"')
+        for field in ("production_version", "shadow_version"):
+            if getattr(request, field) < 0:
+                raise invalid(field, "must be the number of a version, or 0")
+        found = await self._comparer.compare(
+            _model_id(name, "name"), production=request.production_version, candidate=request.shadow_version
+        )
+        return shadow_to_message(found)
 
     async def _model(self, model: str) -> model_pb2.Model:
         versions = await self._models.versions(model)

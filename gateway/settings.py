@@ -57,6 +57,11 @@ class GatewaySettings(SharedSettings):
         gt=0,
         description="How long Redis keeps the events of a finished batch, seconds; afterwards a watch replays results.",
     )
+    event_retention_slides: int = Field(
+        default=1000,
+        ge=0,
+        description="Slides of finished batches whose events Redis keeps, the last batch always; the oldest go first.",
+    )
     max_crashes: int = Field(
         default=3, ge=1, description="Times a slide may crash its worker before it is given up. The same for workers."
     )

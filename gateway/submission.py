@@ -32,6 +32,7 @@ _INPUT_FIELDS = (
     "deliver_by",
     "max_failed_ratio",
     "annotations",
+    "result_reuse",
 )
 
 
@@ -56,6 +57,7 @@ class Submission:
     deliver_by: float | None
     max_failed_ratio: float
     annotations: dict[str, str]
+    reuse_results: bool = True
 
 
 def identify(request: slide_batch_service_pb2.CreateSlideBatchRequest) -> Identity:
@@ -104,6 +106,7 @@ class Examiner:
             # A float on the wire: 0.7 arrives as 0.69999999, and 7 of 10 would be more than that.
             max_failed_ratio=round(batch.max_failed_ratio, 6),
             annotations=dict(batch.annotations),
+            reuse_results=batch.result_reuse != slide_batch_pb2.SlideBatch.RESULT_REUSE_OFF,
         )
 
     def _inline(self, batch: slide_batch_pb2.SlideBatch) -> SlideChecker:

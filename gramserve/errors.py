@@ -8,6 +8,7 @@ GramserveError
 ├── Conflict              somebody else changed the thing first; read again and retry
 ├── Exhausted             a limit is reached; try again later
 ├── Unavailable           a part of the system cannot be reached; try again soon
+├── DeadlineExceeded      the answer was not there when the caller's deadline came
 ├── Unsafe                the ground the service stands on is not safe: it refuses to start
 ├── SlideFailed           one slide cannot be classified; its neighbours can
 ├── ArtifactInvalid       an artifact is incomplete, altered or computes wrong numbers here
@@ -85,6 +86,8 @@ class Reason(StrEnum):
     CANCELLED = "CANCELLED"
     EXPIRED = "EXPIRED"
     TOO_MANY_FAILURES = "TOO_MANY_FAILURES"
+    NOT_A_SLIDE = "NOT_A_SLIDE"
+    SLIDE_UNREADABLE = "SLIDE_UNREADABLE"
     # Artifacts.
     ARTIFACT_INCOMPLETE = "ARTIFACT_INCOMPLETE"
     ARTIFACT_CORRUPT = "ARTIFACT_CORRUPT"
@@ -160,6 +163,10 @@ class Exhausted(GramserveError):
 
 class Unavailable(GramserveError):
     """A part of the system cannot be reached; `retry_after_s` says when to try again."""
+
+
+class DeadlineExceeded(GramserveError):
+    """The answer was not there in time; `metadata` says where it can still be read."""
 
 
 class Unsafe(GramserveError):

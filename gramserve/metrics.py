@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -28,15 +30,26 @@ SPECS = (
     Spec("rpc_seconds", "histogram", "Time to answer an RPC; streams until their end.", ("method",)),
     Spec("slides_accepted", "counter", "Slides durably accepted by this gateway.", ("priority",)),
     Spec("slides_finished", "counter", "Slides completed by this worker, by state and reason.", ("state", "reason")),
-    Spec("slide_stage_seconds", "histogram", "Time of a slide in a stage: queue, run, infer, store.", ("stage",)),
+    Spec(
+        "slide_stage_seconds",
+        "histogram",
+        "Time of a slide in a stage: queue, run, store; in a child: load, fetch, decode, tile, infer, aggregate.",
+        ("stage",),
+    ),
     Spec("tiles", "counter", "Tiles read by this worker."),
+    Spec("slides_reused", "counter", "Slides that got the call of the same pixels, made before; not run."),
     Spec("slide_retries", "counter", "Attempts that failed and were queued again, by reason.", ("reason",)),
     Spec("slides_quarantined", "counter", "Slides given up after crashing their process three times."),
     Spec("fenced", "counter", "Transitions refused because the lease was no longer held.", ("transition",)),
+    Spec("infer_in_flight", "gauge", "Inference requests that run and wait in this worker."),
+    Spec("infer_dropped", "counter", "Inference requests not run: exhausted, cancelled, deadline.", ("cause",)),
     Spec("leases", "gauge", "Slides leased by this worker now."),
     Spec("children", "gauge", "Child processes of this worker that are ready."),
     Spec("child_restarts", "counter", "Child processes that died and were replaced."),
     Spec("models_loaded", "gauge", "Model versions loaded by this worker."),
+    Spec("models_memory_bytes", "gauge", "Memory of the versions loaded by this worker, over all of its children."),
+    Spec("shadow_slides", "counter", "Slides run by a shadow version beside production, by verdict.", ("verdict",)),
+    Spec("models_failed", "gauge", "Promoted versions that cannot serve on this worker now; what served before does."),
     Spec(
         "model_load_failures", "counter", "Model versions that could not be loaded or verified, by reason.", ("reason",)
     ),
@@ -65,6 +78,8 @@ class Metrics:
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
+        # A metric with its labels is looked up once: prometheus_client takes longer for that than for counting.
+        self._labelled: dict[tuple[object, ...], Any] = {}
         self._servers: list[WSGIServer] = []
         for spec in SPECS:
             name = f"gramserve_{spec.name}"
@@ -79,18 +94,24 @@ class Metrics:
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
         """Add `amount` to a counter of SPECS."""
-        counter = self._counters[name]
-        (counter.labels(**labels) if labels else counter).inc(amount)
+        self._one(self._counters, name, labels).inc(amount)
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge of SPECS."""
-        gauge = self._gauges[name]
-        (gauge.labels(**labels) if labels else gauge).set(value)
+        self._one(self._gauges, name, labels).set(value)
 
     def observe(self, name: str, seconds: float, **labels: str) -> None:
         """Observe a duration in a histogram of SPECS."""
-        histogram = self._histograms[name]
-        (histogram.labels(**labels) if labels else histogram).observe(seconds)
+        self._one(self._histograms, name, labels).observe(seconds)
+
+    def _one(self, metrics: Mapping[str, Any], name: str, labels: dict[str, str]) -> Any:
+        """The metric `name` with these labels."""
+        key = (name, *labels.items())
+        found = self._labelled.get(key)
+        if found is None:
+            metric = metrics[name]
+            found = self._labelled[key] = metric.labels(**labels) if labels else metric
+        return found
 
     def serve(self, host: str, port: int) -> int:
         """Show the metrics at http://host:port/metrics from a thread; port 0 takes a free one. Returns the port."""

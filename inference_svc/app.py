@@ -19,6 +19,8 @@ from gramserve.rpc.server import RpcServer
 from gramserve.store.batches import BatchStore
 from gramserve.store.objects import open_store
 from gramserve.store.registry import Registry
+from gramserve.store.shadows import Shadows
+from inference_svc.admission import Admission
 from inference_svc.background import keep_running
 from inference_svc.children import Children
 from inference_svc.completer import Completer
@@ -26,12 +28,18 @@ from inference_svc.consumer import Consumer
 from inference_svc.contact import Contact
 from inference_svc.cpus import usable_cpus
 from inference_svc.health import Health
+from inference_svc.memory import child_memory
 from inference_svc.models import ModelWatcher
+from inference_svc.oip_models import OipModels
+from inference_svc.oip_servicer import SERVICE, OpenInferenceServicer
+from inference_svc.oip_statistics import Statistics
 from inference_svc.process import ChildProcess, child_environment
 from inference_svc.protocol import ChildSettings
+from inference_svc.recorder import Recorder
 from inference_svc.renewer import Renewer
 from inference_svc.runner import Runner
 from inference_svc.settings import WorkerSettings
+from inference_svc.shadow import Shadow
 from inference_svc.slide import Held
 from inference_svc.storage import Storage
 
@@ -80,18 +88,23 @@ class App:
         self.contact = Contact(metrics=self.metrics, clock=clock, jitter=jitter)
         self.storage = Storage(self._objects.probe, self._wake)
         self.held = Held(self._wake)
+        children = settings.children or usable_cpus()
         child_settings = ChildSettings(
             store_url=settings.store_url,
             allowed_roots=settings.allowed_roots,
             max_image_bytes=settings.max_image_bytes,
             max_image_pixels=settings.max_image_pixels,
             min_image_px=settings.min_image_px,
-            memory_bytes=settings.child_memory_bytes,
+            memory_bytes=child_memory(settings.child_memory_bytes, children),
             models=settings.models_per_child,
+            models_bytes=settings.models_memory_bytes,
+            max_slide_bytes=settings.max_slide_bytes,
+            shard_tiles=settings.shard_tiles,
+            engine=settings.engine,
         )
         environment = child_environment(os.environ, settings.max_image_pixels)
         self.children = Children(
-            settings.children or usable_cpus(),
+            children,
             spawn=partial(ChildProcess.spawn, child_settings, environment),
             limit_s=settings.slide_timeout_s,
             metrics=self.metrics,
@@ -99,19 +112,33 @@ class App:
             jitter=jitter,
             changed=self._wake,
         )
+        registry = Registry(self._objects)
+        self._shadow = Shadow(
+            children=self.children,
+            registry=registry,
+            store=Shadows(self._objects),
+            metrics=self.metrics,
+            writer=f"t{wall() * 1e6:.0f}-{self.worker_id}",
+            clock=clock,
+        )
         self._completer = Completer(self._queue, self.worker_id, contact=self.contact, clock=clock)
+        batches = BatchStore(self._objects)
+        self._recorder = Recorder(batches, self.storage, held=lambda: len(self.held), clock=clock, jitter=jitter)
         self._runner = Runner(
             worker=self.worker_id,
             queue=self._queue,
-            store=BatchStore(self._objects),
+            store=batches,
             children=self.children,
+            recorder=self._recorder,
             completer=self._completer,
             held=self.held,
             contact=self.contact,
             storage=self.storage,
             metrics=self.metrics,
+            handed_over=self._shadow.offer,
             max_attempts=settings.max_attempts,
             retry_delay_s=settings.retry_delay_s,
+            reuse_results=settings.reuse_results,
             clock=clock,
             wall=wall,
             jitter=jitter,
@@ -127,6 +154,7 @@ class App:
             run_slide=self._runner.run,
             poll_s=settings.poll_s,
             clock=clock,
+            dry=self._shadow.quiet,
         )
         self._renewer = Renewer(
             worker=self.worker_id,
@@ -139,16 +167,34 @@ class App:
             drain=self._ended.set,
             clock=clock,
         )
+        registry = Registry(self._objects)
         self._watcher = ModelWatcher(
-            Registry(self._objects),
+            registry,
             self.children,
             models=partial(self._objects.folders, "models"),
             most=settings.models_per_child,
             poll_s=settings.model_poll_s,
+            follow=self._shadow.follow,
+            announce=self._announce_model,
             metrics=self.metrics,
             clock=clock,
         )
-        self._rpc = RpcServer(settings.listen, register=[], names=[], metrics=self.metrics)
+        self._admission = Admission(
+            self.children,
+            most=settings.infer_requests,
+            most_bytes=settings.infer_bytes,
+            metrics=self.metrics,
+            clock=clock,
+        )
+        servicer = OpenInferenceServicer(
+            OipModels(registry, lambda: self.children.able, period_s=settings.model_poll_s, clock=clock),
+            self._admission,
+            self.children,
+            Statistics(wall),
+        )
+        self._rpc = RpcServer(
+            settings.listen, register=[servicer.register], names=[SERVICE.full_name], metrics=self.metrics
+        )
         self._health = Health(self._can_consume, self._announce)
 
     async def start(self) -> int:
@@ -166,6 +212,7 @@ class App:
         loops = {
             "renew": self._renewer.run,
             "models": self._watcher.run,
+            "shadow": self._shadow.run,
             "storage": self.storage.watch,
             "health": self._health.watch,
         }
@@ -192,6 +239,7 @@ class App:
     async def stop(self, grace_s: float | None = None) -> None:
         """Stop leasing, say NOT_SERVING, finish what runs within the grace, give back the rest, close (I14)."""
         self._consumer.stop()
+        self._admission.close()
         await self._health.stop()
         if self._consuming is not None:
             await self._consuming
@@ -199,14 +247,17 @@ class App:
             for slide in self.held:
                 if slide.ticket is not None:
                     self.children.withdraw(slide.ticket)
-            await self._consumer.finish(self._settings.stop_grace_s if grace_s is None else grace_s)
+            grace_s = self._settings.stop_grace_s if grace_s is None else grace_s
+            await asyncio.gather(self._consumer.finish(grace_s), self._admission.finish(grace_s))
             await self._give_back_rest()
         await self.children.stop()
         await self._consumer.abandon()
+        await self._recorder.stop()
         await self._completer.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._shadow.write()
         await self._rpc.stop(0.5)
         for queue in (self._queue, self._renewing_queue):
             await queue.aclose()
@@ -263,5 +314,10 @@ class App:
         first = serving and not self._health.served.is_set()
         self._log.info("ready" if first else "health changed", serving=serving, port=self.port)
 
+    async def _announce_model(self, model: str, serving: bool) -> None:
+        await self._rpc.set_one_serving(f"models/{model}", serving)
+
     def _wake(self) -> None:
         self._consumer.wake()
+        self._shadow.wake()
+        self._admission.deal()

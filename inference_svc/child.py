@@ -20,18 +20,22 @@ from gramserve.log import describe
 from inference_svc.protocol import (
     CannotStart,
     ChildSettings,
+    Combine,
     Forget,
     FromChild,
+    Infer,
     LoadModel,
     Ready,
+    RunShadow,
     RunSlide,
     Started,
     Wire,
     Work,
+    is_urgent,
 )
 
 HOOK = "GRAMSERVE_TEST_CHILD_HOOK"
-"""For tests only: "module:function" that is called with every RunSlide after it was announced; see docs/worker.md."""
+"""For tests only: "module:function" that is called with every slide after it was announced; see docs/worker.md."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -51,40 +55,100 @@ def main(descriptor: int, parent: int) -> int:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would be full of pixels
         # Numpy, OpenCV and the engine come in only here, under the limits.
         perform = importlib.import_module("inference_svc.perform")
-        runner: Callable[[Work], FromChild] = perform.Performer(settings, wire.send).do
-        hook = _hook(os.environ.get(HOOK, ""))
+        child = Child(wire, _hook(os.environ.get(HOOK, "")))
+        performer = perform.Performer(settings, wire.send, between=child.between, waiting=child.waiting)
     except Exception as error:
         wire.send(CannotStart(describe(error)))
         return 1
     wire.send(Ready())
-    inbox = Inbox(wire)
-    while (work := inbox.next()) is not None:
-        wire.send(Started(work.id))
-        if isinstance(work, RunSlide):
-            hook(work)
-        wire.send(runner(work))
+    child.serve(performer.do, performer.expect)
     return 0
 
 
+class Child:
+    """Does what the worker sends, one piece of work after the other, with urgent work in between.
+
+    Urgent work is done inside other work, where that offers a good place (`between`), and one level deep: nothing
+    interrupts urgent work. `hook` is called with every slide that begins.
+    """
+
+    def __init__(self, wire: Wire, hook: Callable[[RunSlide | RunShadow], None]) -> None:
+        self._wire = wire
+        self._hook = hook
+        self._inbox = Inbox(wire)
+        self._perform: Callable[[Work], FromChild] | None = None
+        self._may_interrupt = False
+
+    def serve(self, perform: Callable[[Work], FromChild], expect: Callable[[RunSlide], None]) -> None:
+        """Work until the worker is gone; `expect` hears which slide is likely to come after one that begins."""
+        self._perform = perform
+        while (work := self._inbox.next()) is not None:
+            self._may_interrupt = not is_urgent(work)
+            self._begin(work)
+            if (following := self._inbox.following()) is not None:
+                expect(following)
+            self._wire.send(perform(work), hold=True)
+
+    def between(self) -> None:
+        """Do the urgent work that waits now; called by other work wherever it may be interrupted."""
+        if not self._may_interrupt:
+            return
+        self._may_interrupt = False
+        while self._perform is not None and (work := self._inbox.next_urgent()) is not None:
+            self._begin(work)
+            self._wire.send(self._perform(work))
+        self._may_interrupt = True
+
+    def waiting(self) -> bool:
+        """True when the worker has sent more work."""
+        return self._inbox.waiting()
+
+    def _begin(self, work: Work) -> None:
+        self._wire.send(Started(work.id))
+        if isinstance(work, RunSlide | RunShadow):
+            self._hook(work)
+
+
 class Inbox:
-    """Work in the order of its arrival, without what the worker took back meanwhile."""
+    """Work in the order of its arrival, urgent work first, without what the worker took back meanwhile."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._work: deque[Work] = deque()
+        self._urgent: deque[Work] = deque()
         self._open = True
 
     def next(self) -> Work | None:
         """The next work, waiting for it; None when the worker is gone."""
-        while self._open and (not self._work or self._wire.waiting()):
-            match self._wire.receive():
-                case RunSlide() | LoadModel() as work:
-                    self._work.append(work)
-                case Forget(number):
-                    self._work = deque(work for work in self._work if work.id != number)
-                case _:
-                    self._open = False
-        return self._work.popleft() if self._open else None
+        while self._open and (not (self._urgent or self._work) or self._wire.waiting()):
+            self._receive()
+        if not self._open:
+            return None
+        return (self._urgent or self._work).popleft()
+
+    def next_urgent(self) -> Work | None:
+        """The next urgent work that is here already; None when there is none, or the worker is gone."""
+        while self._open and self._wire.waiting():
+            self._receive()
+        return self._urgent.popleft() if self._open and self._urgent else None
+
+    def _receive(self) -> None:
+        match self._wire.receive():
+            case RunSlide() | Combine() | LoadModel() | RunShadow() | Infer() as work:
+                (self._urgent if is_urgent(work) else self._work).append(work)
+            case Forget(number):
+                self._work = deque(work for work in self._work if work.id != number)
+                self._urgent = deque(work for work in self._urgent if work.id != number)
+            case _:
+                self._open = False
+
+    def waiting(self) -> bool:
+        """True when `next` would not have to wait."""
+        return bool(self._urgent or self._work) or self._wire.waiting()
+
+    def following(self) -> RunSlide | None:
+        """The slide that will come next if nothing else does; does not wait."""
+        return next((work for work in self._work if isinstance(work, RunSlide)), None)
 
 
 def _die_with(parent: int) -> None:
@@ -94,11 +158,11 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _hook(name: str) -> Callable[[RunSlide], None]:
+def _hook(name: str) -> Callable[[RunSlide | RunShadow], None]:
     if not name:
         return lambda work: None
     module, _, function = name.partition(":")
-    found: Callable[[RunSlide], None] = getattr(importlib.import_module(module), function)
+    found: Callable[[RunSlide | RunShadow], None] = getattr(importlib.import_module(module), function)
     return found
 
 

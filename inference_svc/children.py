@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from gramserve import log
 from gramserve.metrics import Metrics
 from inference_svc.background import keep_running
+from inference_svc.depth import SHALLOWEST
 from inference_svc.process import ChildProcess
-from inference_svc.protocol import CannotStart, Failed, LoadModel, Models, Ready, RunSlide
+from inference_svc.protocol import (
+    CannotStart,
+    Combine,
+    EngineChosen,
+    Failed,
+    Inferred,
+    LoadModel,
+    Models,
+    Ready,
+    RunShadow,
+    RunSlide,
+    Started,
+)
 from inference_svc.work import Ending, Ticket, Withdrawn
 
 FIRST_DELAY_S = 0.2
@@ -24,7 +37,8 @@ class Children:
     """`count` slots, each with a child that is replaced when it dies, after a growing delay when it dies at its start.
 
     `spawn` starts a child; `limit_s` bounds one piece of work; `jitter` gives 0 to 1; `changed` is called whenever
-    there may be room for more slides; `grew` is set when a child became ready.
+    there may be room for more slides; `grew` is set when a child became ready; `freed` is called when a child has room
+    for another inference request.
     """
 
     def __init__(
@@ -40,6 +54,7 @@ class Children:
     ) -> None:
         self.count = count
         self.grew = asyncio.Event()
+        self.freed: Callable[[], None] = lambda: None
         self._spawn = spawn
         self._limit_s = limit_s
         self._metrics = metrics
@@ -84,21 +99,34 @@ class Children:
 
     @property
     def room(self) -> int:
-        """How many more slides the children take now."""
-        return max(0, sum(child.room for child in self._ready) - len(self._waiting))
+        """How many more slides the children take now; none while they have plenty, so that many come at once."""
+        free = sum(child.room for child in self._ready) - len(self._waiting)
+        plenty = sum(child.depth.slides - SHALLOWEST for child in self._ready) // 2
+        return free if free >= max(1, plenty) else 0
+
+    @property
+    def urgent_room(self) -> int:
+        """How many more slides the children take now when they are urgent: a few even while there is no room."""
+        return max(0, sum(child.urgent_room for child in self._ready) - len(self._waiting))
 
     @property
     def pids(self) -> list[int]:
         """The process ids of the children that can work."""
         return [child.pid for child in self._ready]
 
-    def run(self, work: RunSlide) -> Ticket:
-        """Give a slide to the child that has least to do, or to the next one that has room."""
+    @property
+    def able(self) -> Sequence[ChildProcess]:
+        """The children that can work."""
+        return self._ready
+
+    def run(self, work: RunSlide | Combine) -> Ticket:
+        """Give a slide to the child that has least to do, or to the next one that has room; urgent ones go first."""
         ticket = Ticket(work)
         if self._closed or self._stopping or not self._ready:
             ticket.end(Withdrawn())
             return ticket
-        self._waiting.append(ticket)
+        position = sum(waiting.urgent for waiting in self._waiting) if ticket.urgent else len(self._waiting)
+        self._waiting.insert(position, ticket)
         self._deal()
         return ticket
 
@@ -128,6 +156,22 @@ class Children:
             asked += 1
         return asked
 
+    def spare(self, work: RunShadow) -> Ticket | None:
+        """Give work that may wait to a child with nothing to do, best to one that has its version; None: there is none.
+
+        Where there are several children, one of them is left without.
+        """
+        idle = [child for child in self._ready if child.idle]
+        if self._closed or self._stopping or self._waiting or len(idle) < min(2, self.count):
+            return None
+        ticket = Ticket(work)
+        max(idle, key=lambda child: work.version in child.models).give(ticket)
+        return ticket
+
+    def all_have(self, version: str) -> bool:
+        """True when a child is ready and every ready one has this version loaded."""
+        return bool(self._ready) and all(version in child.models for child in self._ready)
+
     @staticmethod
     def _loaded(
         child: ChildProcess, version: str, ended: Callable[[Ending], None], done: asyncio.Future[Ending]
@@ -138,18 +182,25 @@ class Children:
 
     def _deal(self) -> None:
         while self._waiting:
-            child = max(self._ready, key=lambda one: one.room, default=None)
-            if child is None or child.room <= 0:
+            child = self._best_for(self._waiting[0])
+            if child is None:
                 return
             child.give(self._waiting.popleft())
         self._balance()
+
+    def _best_for(self, ticket: Ticket) -> ChildProcess | None:
+        if ticket.urgent:
+            free = [child for child in self._ready if child.urgent_room]
+            return max(free, key=lambda one: (one.idle, -one.urgent, one.urgent_room), default=None)
+        return max((child for child in self._ready if child.room), key=lambda one: one.room, default=None)
 
     def _balance(self) -> None:
         """Move slides that wait behind other work to children that have nothing to do."""
         for idler in self._ready:
             if not idler.idle:
                 continue
-            for ticket in (ticket for busy in self._ready for ticket in busy.late()):
+            late = [ticket for busy in self._ready for ticket in busy.late()]
+            for ticket in sorted(late, key=lambda ticket: not ticket.urgent):
                 if self._take_back(ticket):
                     idler.give(ticket)
                     break
@@ -189,8 +240,19 @@ class Children:
                         self._log.error("child cannot begin", error=detail)
                     case Models():
                         self._count_models()
+                    case EngineChosen(version, engine, tile_s, passed_over):
+                        rounded = {name: round(1000 * seconds, 3) for name, seconds in tile_s.items()}
+                        self._log.info(
+                            "engine chosen", version=version, engine=engine, tile_ms=rounded, passed_over=passed_over
+                        )
                     case Failed(detail=detail) if detail:
                         self._log.error("child met an unexpected error", error=detail)
+                    case Started():
+                        continue
+                    case Inferred():  # it took no room from slides: whoever leases them need not look again
+                        self._deal()
+                        self.freed()
+                        continue
                 if child.ready:
                     self._deal()
                     self._changed()
@@ -218,3 +280,4 @@ class Children:
 
     def _count_models(self) -> None:
         self._metrics.set("models_loaded", len(frozenset[str]().union(*(child.models for child in self._ready))))
+        self._metrics.set("models_memory_bytes", sum(child.models_bytes for child in self._ready))

@@ -11,15 +11,19 @@ from gramserve.queue import Queue
 from inference_svc.background import wait_for_either
 from inference_svc.children import Children
 from inference_svc.contact import Contact
+from inference_svc.process import URGENT_DEPTH
 from inference_svc.slide import Held, Slide
 from inference_svc.storage import Storage
 
-HELD_PER_CHILD = 4
-"""Running, prefetched, and as many again whose outcome is being written; no more are held while the store is slow."""
+HELD_PER_CHILD = 16
+"""Running, prefetched, and those whose outcome is being written: no more are held while the store is slow."""
 
 
 class Consumer:
-    """`run_slide` lives one slide; `poll_s` bounds the wait for the queue's bell, which is silent for due retries."""
+    """`run_slide` lives one slide; `poll_s` bounds the wait for the queue's bell, which is silent for due retries.
+
+    `dry` hears when the queue begins, and ends, to have nothing for this worker.
+    """
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class Consumer:
         run_slide: Callable[[Slide], Awaitable[None]],
         poll_s: float,
         clock: Callable[[], float],
+        dry: Callable[[bool], None] = lambda dry: None,
     ) -> None:
         self._worker = worker
         self._queue = queue
@@ -47,8 +52,10 @@ class Consumer:
         self._clock = clock
         self._changed = asyncio.Event()
         self._bell: asyncio.Task[float] | None = None
+        self._rung = True
         self._slides: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._dry = dry
 
     def wake(self) -> None:
         """Something changed that may allow to lease more."""
@@ -64,12 +71,19 @@ class Consumer:
         try:
             while not self._stopping:
                 self._changed.clear()
-                room = self._room()
-                if not room:
+                if room := self._room(urgent=False):
+                    if await self._lease(room, stat_only=False) < room:
+                        self._dry(True)
+                        await self._wait_for_work()
+                        self._dry(False)
+                elif self._rung and (room := self._room(urgent=True)):
+                    await self._lease(room, stat_only=True)
+                elif self._held.alone or not self._storage.usable or not self._children.ready:
                     await self._changed.wait()
-                elif await self._lease(room) < room:
+                else:
                     await self._wait_for_work()
         finally:
+            self._dry(False)
             if self._bell is not None:
                 self._bell.cancel()
 
@@ -84,22 +98,29 @@ class Consumer:
             task.cancel()
         await asyncio.gather(*self._slides, return_exceptions=True)
 
-    def _room(self) -> int:
+    def _room(self, *, urgent: bool) -> int:
         if self._stopping or not self._storage.usable or self._held.alone:
             return 0
         on_their_way = sum(slide.ticket is None for slide in self._held)
-        free = HELD_PER_CHILD * self._children.count - len(self._held)
-        return max(0, min(self._children.room - on_their_way, free))
+        most = HELD_PER_CHILD + URGENT_DEPTH if urgent else HELD_PER_CHILD
+        free = most * self._children.count - len(self._held)
+        children_take = self._children.urgent_room if urgent else self._children.room
+        return max(0, min(children_take - on_their_way, free))
 
-    async def _lease(self, room: int) -> int:
-        """Lease at most `room` slides and start them; returns how many, or `room` to be asked again at once."""
+    async def _lease(self, room: int, *, stat_only: bool) -> int:
+        """Lease at most `room` slides and start them; returns how many, or `room` to be asked again at once.
+
+        STAT slides come first. While there is no room they are asked for alone, when the bell has rung since it was
+        last seen that none waits.
+        """
         asked_s = self._clock()
         try:
-            leases = await self._queue.lease(self._worker, room, idle=not len(self._held))
+            leases = await self._queue.lease(self._worker, room, idle=not len(self._held), stat_only=stat_only)
         except GramserveError:
             await wait_for_either(self._changed, self._contact.failed())
             return room
         self._contact.answered()
+        self._rung = len(leases) == room and leases[-1].stat
         for lease in leases:
             # The lease counts from before the question: by the server's clock it cannot end earlier.
             slide = Slide(lease, asked_s + lease.expires_s)
@@ -125,7 +146,7 @@ class Consumer:
             changed.cancel()
         if self._bell.done():
             # A bell that waits goes on waiting while slides end: starting a new one each time would cost a connection.
-            bell, self._bell = self._bell, None
+            bell, self._bell, self._rung = self._bell, None, True
             if pause_s := bell.result():
                 await wait_for_either(self._changed, pause_s)
 

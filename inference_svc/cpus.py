@@ -6,32 +6,14 @@ import math
 import os
 from pathlib import Path
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN = Path("/proc/self/cgroup")
+from inference_svc.cgroups import MOUNTED, OWN, cgroup_folders
 
 
-def usable_cpus(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
+def usable_cpus(cgroups: Path = MOUNTED, own: Path = OWN) -> int:
     """At least 1; a quota of 1.5 CPUs counts as 2, since a child waits for the store some of the time."""
-    quotas = [quota for folder in _folders(cgroups, own) for quota in (_quota_v2(folder), _quota_v1(folder)) if quota]
+    folders = cgroup_folders("cpu", cgroups, own)
+    quotas = [quota for folder in folders for quota in (_quota_v2(folder), _quota_v1(folder)) if quota]
     return max(1, min([len(os.sched_getaffinity(0)), *(math.ceil(quota) for quota in quotas)]))
-
-
-def _folders(cgroups: Path, own: Path) -> list[Path]:
-    """The folders of the cgroups that bind this process: its own and all above, in version 2 and version 1."""
-    try:
-        lines = own.read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError):
-        lines = []
-    folders = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = cgroups / controllers.split(",")[0] if controllers else cgroups
-        # Inside a container the path may be that of the host: the root of what is mounted counts in any case.
-        inner = root / path.lstrip("/")
-        folders += [inner, *(above for above in inner.parents if above.is_relative_to(root))]
-    return folders
 
 
 def _quota_v2(folder: Path) -> float | None:

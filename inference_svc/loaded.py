@@ -1,14 +1,17 @@
-"""The model versions that a child has loaded: verified, bounded, least recently used first out."""
+"""The model versions that a child has loaded: verified, bounded in bytes, least recently used first out."""
 
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from gramserve.errors import ArtifactInvalid, GramserveError, NotFound, Reason
-from gramserve.runtime.artifact import LoadedArtifact, load_artifact
+from gramserve.runtime.artifact import MODEL, LoadedArtifact, load_artifact
+from gramserve.runtime.choose import Choice, EngineChooser
 from gramserve.store import layout
 from gramserve.store.objects import ObjectMissing
 
@@ -37,8 +40,31 @@ class ByteSource(Protocol):
         ...
 
 
+class Memory(Protocol):
+    """The memory of this process; `inference_svc.footprint.ProcessMemory` is one."""
+
+    def used(self) -> int:
+        """Bytes in use, without what is mapped from files."""
+        ...
+
+    def trim(self) -> None:
+        """Give back to the system what is not in use any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    artifact: LoadedArtifact
+    size: int
+
+
 class LoadedModels:
-    """At most `most` versions; `changed` hears the names of those loaded.
+    """At most `most` versions in about `most_bytes`; `changed` hears the names of those loaded, and their bytes.
+
+    `chosen` hears which engine serves a version and why. A version takes what the process grew by while it was loaded,
+    and no less than its model file. It is loaded before any other goes, so that one that fails costs nobody anything;
+    then the least recently used go, but never one that runs (`running`). A version that is larger than the bound alone
+    is the only one kept.
 
     A version that failed is not tried again before a pause, which grows from half a second to a minute: a thousand
     slides that wait for a broken artifact shall not read it a thousand times. `clock` is monotonic, seconds.
@@ -49,55 +75,131 @@ class LoadedModels:
         objects: ByteSource,
         *,
         most: int,
-        changed: Callable[[tuple[str, ...]], None],
+        most_bytes: int,
+        memory: Memory,
+        changed: Callable[[tuple[str, ...], int], None],
         clock: Callable[[], float],
+        chooser: EngineChooser | None = None,
+        chosen: Callable[[str, Choice], None] = lambda version, choice: None,
     ) -> None:
         self._objects = objects
         self._most = most
+        self._most_bytes = most_bytes
+        self._memory = memory
         self._changed = changed
         self._clock = clock
-        self._loaded: OrderedDict[tuple[str, str], LoadedArtifact] = OrderedDict()
-        self._failed: OrderedDict[tuple[str, str], tuple[ModelUnavailable, float, float]] = OrderedDict()
+        self._chooser = chooser
+        self._chosen = chosen
+        self._loaded: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
+        self._running: Counter[tuple[str, str]] = Counter()
+        self._failed: OrderedDict[tuple[str, str, bool], tuple[Reason, float, float]] = OrderedDict()
 
-    def get(self, version: str, digest: str) -> LoadedArtifact:
+    @contextmanager
+    def running(self, version: str, digest: str) -> Iterator[None]:
+        """Inside, this version is not let go; afterwards it may be, if there are too many now."""
+        key = (version, digest)
+        self._running[key] += 1
+        try:
+            yield
+        finally:
+            self._running[key] -= 1
+            if not self._running[key]:
+                del self._running[key]
+                if self._too_much():
+                    self._make_room(next(reversed(self._loaded)))
+                    self._tell()
+
+    def get(self, version: str, digest: str, *, spare: bool = False) -> LoadedArtifact:
         """The artifact with this name and manifest digest, loaded and verified now if need be (I13).
 
+        `spare`: only into memory that is left; no other version goes for it.
         Raises ModelUnavailable; Unavailable when the store cannot be reached; MemoryError.
         """
         key = (version, digest)
         known = self._loaded.get(key)
         if known is not None:
             self._loaded.move_to_end(key)
-            return known
-        error, pause_s, until_s = self._failed.get(key, (None, FIRST_PAUSE_S / 2, 0.0))
-        if error is not None and self._clock() < until_s:
-            raise error
-        try:
-            artifact = self._load(version, digest)
-        except (ArtifactInvalid, NotFound) as invalid:
-            pause_s = min(2 * pause_s, LAST_PAUSE_S)
-            error = ModelUnavailable(version, invalid.reason)
-            self._failed[key] = (error, pause_s, self._clock() + pause_s)
-            self._failed.move_to_end(key)
-            while len(self._failed) > 100:
-                self._failed.popitem(last=False)
-            raise error from None
-        self._failed.pop(key, None)
-        return artifact
+            return known.artifact
+        attempt = (*key, spare)
+        if attempt in self._failed:
+            reason, _, until_s = self._failed[attempt]
+            if self._clock() < until_s:
+                raise ModelUnavailable(version, reason)
+        if (failure := self._try(key, spare=spare)) is not None:
+            # Raised here, as an error that is chained to another one keeps what that one's frames hold: a whole model.
+            self._fail(attempt, failure)
+            raise ModelUnavailable(version, failure)
+        self._failed.pop(attempt, None)
+        self._tell()
+        return self._loaded[key].artifact
 
-    def _load(self, version: str, digest: str) -> LoadedArtifact:
+    def _try(self, key: tuple[str, str], *, spare: bool) -> Reason | None:
+        """Load a version and keep within the bounds; returns why that failed."""
+        try:
+            self._loaded[key] = self._load(*key, spare=spare)
+        except (ArtifactInvalid, NotFound) as invalid:
+            return invalid.reason
+        except MemoryError:
+            if not spare:
+                raise
+            return Reason.OUT_OF_MEMORY
+        if spare and self._too_much():
+            self._let_go(key)
+            return Reason.OUT_OF_MEMORY
+        self._make_room(key)
+        return None
+
+    def _load(self, version: str, digest: str, *, spare: bool) -> _Entry:
         name = _VERSION.fullmatch(version)
         if name is None:
             raise NotFound(Reason.UNKNOWN_MODEL_VERSION, "This is no name of a model version.")
         folder = layout.version_folder(name[1], int(name[2]))
-        # Room first, so that no more than `most` are ever in memory.
-        while len(self._loaded) >= self._most:
-            self._loaded.popitem(last=False)
         try:
             manifest = self._objects.get_sync(f"{folder}/manifest.json")
         except ObjectMissing:
             raise NotFound(Reason.UNKNOWN_MODEL_VERSION, "This version does not exist.") from None
-        artifact = load_artifact(lambda file: self._objects.get_sync(f"{folder}/{file}"), manifest, digest)
-        self._loaded[version, digest] = artifact
-        self._changed(tuple(loaded for loaded, _ in self._loaded))
-        return artifact
+        read: Callable[[str], bytes] = lambda file: self._objects.get_sync(f"{folder}/{file}")  # noqa: E731
+        while True:
+            self._memory.trim()
+            before = self._memory.used()
+            try:
+                artifact = load_artifact(read, manifest, digest, chooser=self._chooser)
+                break
+            except MemoryError:
+                if spare or (oldest := self._oldest()) is None:
+                    raise
+                self._let_go(oldest)
+                self._tell()
+        self._memory.trim()
+        if artifact.choice is not None and artifact.choice.passed_over:
+            self._chosen(version, artifact.choice)
+        return _Entry(artifact, max(self._memory.used() - before, artifact.manifest.files[MODEL].bytes))
+
+    def _make_room(self, newest: tuple[str, str]) -> None:
+        while self._too_much() and (oldest := self._oldest(newest)) is not None:
+            self._let_go(oldest)
+
+    def _too_much(self) -> bool:
+        return len(self._loaded) > self._most or self._bytes() > self._most_bytes
+
+    def _bytes(self) -> int:
+        return sum(entry.size for entry in self._loaded.values())
+
+    def _oldest(self, newest: tuple[str, str] | None = None) -> tuple[str, str] | None:
+        """The least recently used version that may go."""
+        return next((key for key in self._loaded if key != newest and key not in self._running), None)
+
+    def _let_go(self, key: tuple[str, str]) -> None:
+        del self._loaded[key]
+        self._memory.trim()
+
+    def _tell(self) -> None:
+        self._changed(tuple(version for version, _ in self._loaded), self._bytes())
+
+    def _fail(self, attempt: tuple[str, str, bool], reason: Reason) -> None:
+        _, pause_s, _ = self._failed.get(attempt, (reason, FIRST_PAUSE_S / 2, 0.0))
+        pause_s = min(2 * pause_s, LAST_PAUSE_S)
+        self._failed[attempt] = (reason, pause_s, self._clock() + pause_s)
+        self._failed.move_to_end(attempt)
+        while len(self._failed) > 100:
+            self._failed.popitem(last=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -10,10 +10,11 @@ from gramserve import log
 from gramserve.errors import GramserveError, Unavailable
 from gramserve.metrics import Metrics
 from gramserve.store.records import AliasRecord
-from gramserve.store.registry import PRODUCTION, Resolved
+from gramserve.store.registry import PRODUCTION, SHADOW, Resolved
 from inference_svc.background import wait_for_either
 from inference_svc.children import Children
 from inference_svc.protocol import Failed
+from inference_svc.shadow import Candidate
 from inference_svc.work import Ending
 
 FIRST_PAUSE_S = 5.0
@@ -38,6 +39,9 @@ class ModelWatcher:
     A batch names its version itself, so nothing here can swap a model under it. At most `most` versions are loaded
     ahead, so that they do not push each other out. A version that cannot be verified is reported, and tried again after
     a pause of 5 seconds that doubles up to 5 minutes; all others go on serving.
+
+    `follow` takes the versions in the shadow of those in production; `announce` hears of each model whether what is
+    promoted can serve here.
     """
 
     def __init__(
@@ -48,6 +52,8 @@ class ModelWatcher:
         models: Callable[[], Awaitable[Sequence[str]]],
         most: int,
         poll_s: float,
+        follow: Callable[[Mapping[str, Candidate]], None],
+        announce: Callable[[str, bool], Awaitable[None]],
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
@@ -56,11 +62,14 @@ class ModelWatcher:
         self._children = children
         self._most = most
         self._poll_s = poll_s
+        self._follow = follow
+        self._announce = announce
         self._metrics = metrics
         self._clock = clock
         self._log = log.get()
-        self._known: dict[str, Resolved] = {}
+        self._known: dict[tuple[str, str], Resolved] = {}
         self._failed: dict[str, tuple[float, float]] = {}
+        self._serving: dict[str, Resolved] = {}
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -68,44 +77,85 @@ class ModelWatcher:
             await self.look()
             await wait_for_either(self._children.grew, self._poll_s)
 
+    def serving(self, model: str) -> Resolved | None:
+        """The version in production that all children have loaded: the one before until the promoted one is."""
+        return self._serving.get(model)
+
     async def look(self) -> None:
         """Have the children load what is promoted now and not loaded yet."""
         try:
-            promoted = await self._promoted()
+            models = await self._models()
+            promoted = await self._promoted(models)
+            self._follow(await self._shadows(promoted))
         except GramserveError as error:
             self._log.warning("promoted versions cannot be looked up", reason=error.reason)
             return
         for version in promoted[: self._most]:
             _, until_s = self._failed.get(version.name, (0.0, 0.0))
             if self._clock() >= until_s:
-                self._children.load(version.name, version.digest, partial(self._ended, version.name))
+                self._children.load(version.name, version.digest, partial(self._ended, version))
+            self._swap(version)
+        await self._tell(models, promoted)
 
-    async def _promoted(self) -> list[Resolved]:
+    async def _tell(self, models: Sequence[str], promoted: Sequence[Resolved]) -> None:
+        failed = {model for model in models if f"models/{model}" in self._failed}
+        failed |= {version.model for version in promoted if version.name in self._failed}
+        self._metrics.set("models_failed", len(failed))
+        for model in failed | self._serving.keys():
+            await self._announce(model, model not in failed)
+
+    async def _promoted(self, models: Sequence[str]) -> list[Resolved]:
         """The production versions, those promoted last first."""
         found: list[tuple[float, Resolved]] = []
-        for model in await self._models():
+        for model in models:
             try:
                 alias = await self._registry.alias(model, PRODUCTION)
                 if alias is not None:
-                    found.append((alias.time, await self._resolve(model, alias.version)))
+                    found.append((alias.time, await self._resolve(model, PRODUCTION, alias.version)))
+                self._failed.pop(f"models/{model}", None)
             except Unavailable:
                 raise
             except GramserveError as error:  # a damaged alias or manifest is the trouble of this model alone
                 self._fail(f"models/{model}", error.reason)
         return [version for _, version in sorted(found, key=lambda one: one[0], reverse=True)]
 
-    async def _resolve(self, model: str, version: int) -> Resolved:
-        known = self._known.get(model)
+    async def _shadows(self, promoted: Sequence[Resolved]) -> dict[str, Candidate]:
+        """What runs in the shadow of which production version, by the name of that."""
+        found: dict[str, Candidate] = {}
+        for production in promoted:
+            try:
+                alias = await self._registry.alias(production.model, SHADOW)
+                if alias is not None and alias.version != production.version:
+                    version = await self._resolve(production.model, SHADOW, alias.version)
+                    found[production.name] = Candidate(version, production, alias.share)
+            except Unavailable:
+                raise
+            except GramserveError as error:
+                self._log.warning("shadow version cannot be found", model=production.model, reason=error.reason)
+        return found
+
+    async def _resolve(self, model: str, alias: str, version: int) -> Resolved:
+        known = self._known.get((model, alias))
         if known is None or known.version != version:
             known = await self._registry.resolve(f"models/{model}/versions/{version}")
-            self._known[model] = known
+            self._known[model, alias] = known
         return known
 
-    def _ended(self, version: str, ending: Ending) -> None:
+    def _swap(self, version: Resolved) -> None:
+        before = self._serving.get(version.model)
+        if before == version or not self._children.all_have(version.name):
+            return
+        self._serving[version.model] = version
+        self._failed.pop(version.name, None)
+        self._log.info("promoted version serves", version=version.name, before=before.version if before else 0)
+
+    def _ended(self, version: Resolved, ending: Ending) -> None:
         if isinstance(ending, Failed):
-            self._fail(version, ending.cause or ending.reason)
-        else:
-            self._failed.pop(version, None)
+            self._fail(version.name, ending.cause or ending.reason)
+        elif self._children.all_have(version.name):
+            self._failed.pop(version.name, None)
+            if version == self._known.get((version.model, PRODUCTION)):
+                self._swap(version)
 
     def _fail(self, version: str, reason: str) -> None:
         now_s = self._clock()

@@ -3,55 +3,105 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from gramserve.errors import Reason, SlideFailed, Unavailable
+from gramserve.errors import Exhausted, InvalidInput, Reason, SlideFailed, Unavailable
 from gramserve.images.decode import use_one_thread
-from gramserve.images.field import Field
 from gramserve.images.limits import ImageLimits
 from gramserve.images.open import ReferenceOpener
 from gramserve.log import describe
-from gramserve.runtime.preprocess import read_field
-from gramserve.store.manifest import Preprocessing
+from gramserve.runtime.choose import EngineChooser
 from gramserve.store.objects import open_store
+from inference_svc.fetching import Fetcher
+from inference_svc.footprint import ProcessMemory
+from inference_svc.infer import infer
 from inference_svc.loaded import LoadedModels, ModelUnavailable
-from inference_svc.protocol import ChildSettings, Failed, Finished, FromChild, Loaded, LoadModel, Models, RunSlide, Work
+from inference_svc.pictures import Pictures
+from inference_svc.protocol import (
+    ChildSettings,
+    Combine,
+    Divide,
+    EngineChosen,
+    Failed,
+    Finished,
+    FromChild,
+    Infer,
+    Inferred,
+    Loaded,
+    LoadModel,
+    Models,
+    Part,
+    RunShadow,
+    RunSlide,
+    Work,
+)
+from inference_svc.whole import TooLargeForOne, WholeSlides, combine
 
 
 class Performer:
-    """Does one piece of work after the other; `send` takes what the worker must hear besides their ends."""
+    """Does one piece of work after the other; `send` takes what the worker must hear besides their ends.
+
+    `between` is called between two batches of a slide's tiles, and may call `do`; the slide's times leave that out.
+    `waiting` says whether the worker has sent more; a shadow gives way to it.
+    """
 
     def __init__(
         self,
         settings: ChildSettings,
         send: Callable[[FromChild], None],
         *,
+        between: Callable[[], None] = lambda: None,
+        waiting: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         use_one_thread()
+        self._waiting = waiting
         objects = open_store(settings.store_url)
         self._limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_px)
         roots = tuple(Path(root) for root in settings.allowed_roots)
-        self._opener = ReferenceOpener(objects, allowed_roots=roots, max_bytes=settings.max_image_bytes)
+        opener = ReferenceOpener(
+            objects,
+            allowed_roots=roots,
+            max_bytes=settings.max_image_bytes,
+            max_slide_bytes=settings.max_slide_bytes,
+        )
+        self._fetcher = Fetcher(opener, objects)
+        self._pictures = Pictures(opener, self._limits, clock=clock)
+        self._whole = WholeSlides(self._pictures, shard_tiles=settings.shard_tiles)
         self._models = LoadedModels(
             objects,
             most=settings.models,
-            changed=lambda versions: send(Models(versions)),
+            most_bytes=settings.models_bytes,
+            memory=ProcessMemory(),
+            changed=lambda versions, size: send(Models(versions, size)),
             clock=time.monotonic,
+            chooser=EngineChooser(settings.engine),
+            chosen=lambda version, choice: send(
+                EngineChosen(version, choice.settings.name, choice.tile_s, choice.passed_over)
+            ),
         )
         self._clock = clock
+        self._between = between
+        self._elsewhere_s = 0.0
 
-    def do(self, work: Work) -> FromChild:
+    def expect(self, slide: RunSlide) -> None:
+        """Hear that `slide` is likely to come next: its bytes may be read meanwhile."""
+        self._fetcher.expect(slide)
+
+    def do(self, work: Work) -> FromChild:  # noqa: PLR0911 - one line for each way to end
         """The end of `work`; never raises for anything that is the fault of a slide or a model."""
         try:
             if isinstance(work, LoadModel):
                 self._models.get(work.version, work.digest)
                 return Loaded(work.id)
-            return self._run(work)
+            with self._models.running(work.version, work.digest):
+                return self._do(work)
+        except InvalidInput as refused:
+            return Failed(work.id, refused.reason, refused.message, retryable=False)
         except SlideFailed as failed:
             return Failed(work.id, failed.reason, failed.message, failed.retryable)
-        except (ModelUnavailable, Unavailable) as failed:
+        except (ModelUnavailable, Unavailable, Exhausted) as failed:
             cause = failed.cause if isinstance(failed, ModelUnavailable) else ""
             return Failed(work.id, failed.reason, failed.message, retryable=True, cause=cause)
         except MemoryError:
@@ -61,35 +111,100 @@ class Performer:
             message = "A fault in gramserve; the log of the worker says where."
             return Failed(work.id, Reason.INTERNAL, message, retryable=True, detail=describe(error))
 
-    def _run(self, slide: RunSlide) -> Finished:
-        began = self._clock()
+    def _do(self, work: RunSlide | Combine | RunShadow | Infer) -> FromChild:
+        match work:
+            case Infer():
+                return self._infer(work)
+            case RunShadow():
+                return self._run_shadow(work)
+            case Combine():
+                return combine(work, self._models.get(work.version, work.digest))
+            case RunSlide() if work.shards:
+                return self._read_part(work)
+            case RunSlide():
+                return self._run(work)
+
+    def _read_part(self, work: RunSlide) -> Part:
+        return self._whole.read(work, self._models.get(work.version, work.digest), between=self._interrupt)
+
+    def _run(self, slide: RunSlide) -> Finished | Divide:
+        self._whole.close()
+        began = self._now()
+        if (earlier := self._fetcher.earlier(slide)) is not None:
+            return Finished(
+                id=slide.id,
+                call=earlier.call or {},
+                tiles=0,
+                inference_s=0.0,
+                stages={"fetch": self._now() - began},
+                engine=earlier.engine,
+                digest=slide.digest,
+                reused=True,
+            )
+        looked = self._now()
         artifact = self._models.get(slide.version, slide.digest)
-        loaded = self._clock()
-        stages = {"load": loaded - began, "fetch": 0.0, "decode": 0.0}
-        fields = self._fields(slide, artifact.contract.preprocessing, stages)
-        classified = artifact.classify(fields, specimen_type=slide.specimen_type)
-        total = self._clock() - loaded
-        stages["infer"] = classified.inference_s
-        # Cutting and resizing tiles is the larger part of what is left.
-        stages["aggregate"] = max(0.0, total - stages["fetch"] - stages["decode"] - stages["infer"])
+        loaded = self._now()
+        stages = {"load": loaded - looked, "fetch": looked - began, "decode": 0.0}
+        contract = artifact.contract.preprocessing
+        pictures = self._pictures.of(
+            slide.laboratory,
+            slide.images,
+            contract,
+            stages,
+            fetched=self._fetcher.images(slide),
+            opened=self._whole.dividing(slide, contract),
+        )
+        try:
+            readings = artifact.read(pictures, between=self._interrupt)
+        except TooLargeForOne as large:
+            return large.divide(slide.id)
+        read = self._now()
+        call = artifact.call(readings, specimen_type=slide.specimen_type).to_json()
+        stages["aggregate"] = self._now() - read
+        stages["infer"] = readings.inference_s
+        in_images = stages["fetch"] - (looked - began) + stages["decode"]
+        stages["tile"] = max(0.0, read - loaded - in_images - stages["infer"])
         return Finished(
             id=slide.id,
-            call=classified.call.to_json(),
-            tiles=classified.tiles,
-            inference_s=classified.inference_s,
+            call=call,
+            tiles=len(readings),
+            inference_s=readings.inference_s,
             stages=stages,
             engine=artifact.engine.description,
             digest=artifact.digest,
         )
 
-    def _fields(self, slide: RunSlide, contract: Preprocessing, stages: dict[str, float]) -> Iterator[Field]:
-        """The pictures one after the other: memory holds one at a time."""
-        for image in slide.images:
-            began = self._clock()
-            data = self._opener.read(slide.laboratory, image)
-            fetched = self._clock()
-            field = read_field(data, self._limits, contract)
-            stages["fetch"] += fetched - began
-            stages["decode"] += self._clock() - fetched
-            del data
-            yield field
+    def _interrupt(self) -> None:
+        began = self._clock()
+        self._between()
+        self._elsewhere_s += self._clock() - began
+
+    def _now(self) -> float:
+        """Seconds without those spent on other work in between."""
+        return self._clock() - self._elsewhere_s
+
+    def _run_shadow(self, slide: RunShadow) -> Finished:
+        self._give_way()
+        artifact = self._models.get(slide.version, slide.digest, spare=True)
+        stages = {"fetch": 0.0, "decode": 0.0}
+        pictures = self._pictures.of(slide.laboratory, slide.images, artifact.contract.preprocessing, stages)
+        readings = artifact.read(pictures, between=self._give_way)
+        return Finished(
+            id=slide.id,
+            call=artifact.call(readings, specimen_type=slide.specimen_type).to_json(),
+            tiles=len(readings),
+            inference_s=readings.inference_s,
+            stages=stages,
+            engine=artifact.engine.description,
+            digest=artifact.digest,
+        )
+
+    def _give_way(self) -> None:
+        """Raises SlideFailed (CANCELLED) when other work waits: a shadow holds up nobody for longer than one batch."""
+        if self._waiting():
+            raise SlideFailed(Reason.CANCELLED, "Other work came before the shadow.", retryable=True)
+
+    def _infer(self, work: Infer) -> Inferred | Failed:
+        if work.deadline_s is not None and time.monotonic() > work.deadline_s:
+            return Failed(work.id, Reason.DEADLINE_PASSED, "The deadline passed before it began.", retryable=False)
+        return infer(work, self._models.get(work.version, work.digest), self._limits, clock=self._clock)

@@ -13,23 +13,33 @@ from dataclasses import replace
 
 from gramserve.errors import GramserveError
 from inference_svc import protocol
+from inference_svc.depth import Depth
 from inference_svc.protocol import (
     CannotStart,
     ChildSettings,
+    Divide,
+    EngineChosen,
     Failed,
     Finished,
     Forget,
     FromChild,
+    Infer,
+    Inferred,
     Loaded,
     Models,
+    Part,
     Ready,
     RunSlide,
     Started,
 )
+from inference_svc.running import Running
 from inference_svc.work import Crashed, Ticket, TimedOut, Withdrawn
 
-DEPTH = 2
-"""Slides a child has at most: one that runs and one in its socket, so that it never waits for the worker."""
+URGENT_DEPTH = 1
+"""Slides it has beyond its depth when they are urgent, so that work which fills all children can still be overtaken."""
+
+SEND_BYTES = 2**20
+"""What the kernel shall hold for a child: a frame that waits there, tiles included, need not be sent in pieces."""
 
 START_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 2.0
@@ -48,7 +58,7 @@ def child_environment(environ: Mapping[str, str], max_image_pixels: int) -> dict
 
 
 class ChildProcess:
-    """A running child. `pending` has its work by wire id, in the order in which it will do it."""
+    """A running child. `pending` has its work by wire id, in the order in which it was given; urgent work overtakes."""
 
     _ids = itertools.count(1)
 
@@ -59,19 +69,23 @@ class ChildProcess:
         self.ready = False
         self.worked = False
         self.models: frozenset[str] = frozenset()
+        self.models_bytes = 0
         self.offered: set[str] = set()
         self.pending: dict[int, Ticket] = {}
+        self.depth = Depth()
         self._process = process
         self._reader = reader
         self._writer = writer
-        self._running = 0
+        self._running = Running()
+        self._unsent: list[bytes] = []
         self._limit: asyncio.TimerHandle | None = None
-        self._timed_out = False
+        self._timed_out: int | None = None
 
     @classmethod
     async def spawn(cls, settings: ChildSettings, environment: Mapping[str, str]) -> ChildProcess:
         """Start a child; it says Ready when it can work. Raises OSError."""
         ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         process: asyncio.subprocess.Process | None = None
         try:
             with theirs:
@@ -97,8 +111,23 @@ class ChildProcess:
     @property
     def room(self) -> int:
         """How many more slides it takes."""
+        return max(0, self.urgent_room - URGENT_DEPTH)
+
+    @property
+    def urgent_room(self) -> int:
+        """How many more slides it takes when they are urgent."""
         slides = sum(isinstance(ticket.work, RunSlide) for ticket in self.pending.values())
-        return DEPTH - slides if self.ready else 0
+        return max(0, self.depth.slides + URGENT_DEPTH - slides) if self.ready else 0
+
+    @property
+    def urgent(self) -> int:
+        """How many pieces of urgent work it has."""
+        return sum(ticket.urgent for ticket in self.pending.values())
+
+    @property
+    def infers(self) -> int:
+        """How many inference requests it has."""
+        return sum(isinstance(ticket.work, Infer) for ticket in self.pending.values())
 
     @property
     def idle(self) -> bool:
@@ -106,9 +135,10 @@ class ChildProcess:
         return self.ready and not self.pending
 
     def late(self) -> list[Ticket]:
-        """The slides that wait here behind other work."""
+        """The slides that wait here behind other work, urgent ones first."""
         behind = list(self.pending.values())[1:]
-        return [ticket for ticket in behind if not ticket.started and isinstance(ticket.work, RunSlide)]
+        waiting = [ticket for ticket in behind if not ticket.started and isinstance(ticket.work, RunSlide)]
+        return sorted(waiting, key=lambda ticket: not ticket.urgent)
 
     def give(self, ticket: Ticket) -> None:
         """Hand work over; how it ends is told through the ticket."""
@@ -127,7 +157,8 @@ class ChildProcess:
 
     async def messages(self, limit_s: float) -> AsyncIterator[FromChild]:
         """What the child says until it is gone, with tickets already ended; `limit_s` is for one piece of work."""
-        self._limit = asyncio.get_running_loop().call_later(START_TIMEOUT_S, self.kill)
+        loop = asyncio.get_running_loop()
+        self._limit = loop.call_later(START_TIMEOUT_S, self.kill)
         while True:
             try:
                 message = await protocol.read(self._reader)
@@ -139,39 +170,53 @@ class ChildProcess:
                     return
                 case Ready():
                     self.ready = True
-                    self._watch(None)
+                    self._watch()
                 case Started(number):
-                    self._begin(number, limit_s)
-                case Finished(number) | Loaded(number) | Failed(number):
-                    self._watch(None)
-                    self._running = 0
+                    self._running.begin(number, limit_s, loop.time())
+                    self._watch()
+                    if (ticket := self.pending.get(number)) is not None:
+                        ticket.started = True
+                case (
+                    Finished(number)
+                    | Inferred(number)
+                    | Loaded(number)
+                    | Failed(number)
+                    | Divide(number)
+                    | Part(number)
+                ):
+                    if not self._running.end(number, loop.time()):
+                        self.kill()
+                        return
+                    self._watch()
                     self.worked = True
-                    if (ticket := self.pending.pop(number, None)) is not None:
-                        ticket.end(message)
-                case Models(versions):
+                    self._end(number, message)
+                case Models(versions, size):
                     self.models = frozenset(versions)
-                case CannotStart():
+                    self.models_bytes = size
+                case CannotStart() | EngineChosen():
                     pass
                 case _:
                     self.kill()
                     return
             yield message
 
-    def _begin(self, number: int, limit_s: float) -> None:
-        self._running = number
-        self._watch(limit_s)
-        if (ticket := self.pending.get(number)) is not None:
-            ticket.started = True
+    def _end(self, number: int, message: Finished | Inferred | Loaded | Failed | Divide | Part) -> None:
+        if isinstance(message, Finished):
+            self.depth.seen(sum(message.stages.values()))
+        if (ticket := self.pending.pop(number, None)) is not None:
+            ticket.end(message)
 
-    def _watch(self, limit_s: float | None) -> None:
+    def _watch(self) -> None:
+        """Kill the child when the work that runs now has used up its time."""
         if self._limit is not None:
             self._limit.cancel()
             self._limit = None
-        if limit_s is not None:
-            self._limit = asyncio.get_running_loop().call_later(limit_s, self._out_of_time)
+        if self._running.due_s is not None:
+            self._limit = asyncio.get_running_loop().call_at(self._running.due_s, self._out_of_time)
 
     def _out_of_time(self) -> None:
-        self._timed_out = True
+        # What the child said before it dies is still to be read: that may not move the blame to other work.
+        self._timed_out = self._running.current
         self.kill()
 
     def kill(self) -> None:
@@ -182,10 +227,11 @@ class ChildProcess:
     async def end(self, limit_s: float) -> str:
         """After `messages` ended, or to end it: close, wait, kill if needed; end what it had. Returns why it died.
 
-        Only what was running is charged with the death; all else is Withdrawn.
+        Only what was running is charged with the death; all else is Withdrawn, work that was interrupted too.
         """
         self.ready = False
-        self._watch(None)
+        if self._limit is not None:
+            self._limit.cancel()
         self._writer.close()
         try:
             async with asyncio.timeout(END_TIMEOUT_S):
@@ -196,15 +242,24 @@ class ChildProcess:
         status = self._process.returncode or 0
         cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         for number, ticket in self.pending.items():
-            if number != self._running:
-                ticket.end(Withdrawn())
+            if number == self._timed_out:
+                ticket.end(TimedOut(limit_s))
+            elif number == self._running.current and self._timed_out is None:
+                ticket.end(Crashed(cause))
             else:
-                ticket.end(TimedOut(limit_s) if self._timed_out else Crashed(cause))
+                ticket.end(Withdrawn())
         self.pending.clear()
         return cause
 
     def _send(self, message: protocol.ToChild) -> None:
+        # What is said in one turn of the loop goes out in one write: each costs as much as a slide's other steps.
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(protocol.pack(message))
+
+    def _flush(self) -> None:
         # Frames are small and at most a few wait: the transport's buffer needs no flow control. A dead child shows as
         # the end of its messages.
+        frames, self._unsent = b"".join(self._unsent), []
         if not self._writer.is_closing():
-            self._writer.write(protocol.pack(message))
+            self._writer.write(frames)

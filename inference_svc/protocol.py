@@ -9,6 +9,7 @@ import asyncio
 import select
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias, cast
 
@@ -18,6 +19,7 @@ from gramserve.store.records import ImageRecord
 MAX_FRAME_BYTES = 32 * 2**20
 MAX_BLOB_BYTES = 128 * 2**20
 _HEAD = struct.Struct(">IIB")  # bytes of the JSON that follows, bytes of the blob behind it, kind of the message
+_LENGTH = struct.Struct(">I")
 
 
 class BrokenProtocol(Exception):
@@ -26,7 +28,11 @@ class BrokenProtocol(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ChildSettings:
-    """The first message to a child: all it needs to know. Sizes in bytes and pixels; `models` are kept loaded."""
+    """The first message to a child: all it needs to know. Sizes in bytes and pixels.
+
+    At most `models` versions are kept loaded, in at most `models_bytes`. A whole slide of more than `shard_tiles` tiles
+    is divided.
+    """
 
     store_url: str
     allowed_roots: tuple[str, ...]
@@ -35,11 +41,20 @@ class ChildSettings:
     min_image_px: int
     memory_bytes: int
     models: int
+    models_bytes: int = 2**30
+    max_slide_bytes: int = 0
+    shard_tiles: int = 1024
+    engine: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class RunSlide:
-    """Run one slide with the artifact `version` ("models/m/versions/3") whose manifest has SHA-256 `digest`."""
+    """Run one slide with the artifact `version` ("models/m/versions/3") whose manifest has SHA-256 `digest`.
+
+    Of a whole slide that was divided into `shards` parts only part `shard` (from 0), as `Divide.blob` says. `urgent`
+    work overtakes what waits, and interrupts what runs between two batches of its tiles. `reuse` is where the call of
+    the same pixels would be, see `gramserve.store.reuse`; "" to run it in any case.
+    """
 
     id: int
     laboratory: str
@@ -47,6 +62,34 @@ class RunSlide:
     version: str
     digest: str
     specimen_type: str = ""
+    urgent: bool = False
+    shard: int = 0
+    shards: int = 0
+    reuse: str = ""
+    blob: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class RunShadow:
+    """Run a slide with a version that does not serve, in memory that is left, and give way to whatever else waits."""
+
+    id: int
+    laboratory: str
+    images: tuple[ImageRecord, ...]
+    version: str
+    digest: str
+    specimen_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """Make the call of a whole slide: `blob` has the readings of its parts in their order, by `join_blobs`."""
+
+    id: int
+    version: str
+    digest: str
+    specimen_type: str
+    blob: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +109,40 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
+class Infer:
+    """Run a request of the Open Inference Protocol with a version, as in `RunSlide`; `blob` is the request, serialized.
+
+    It is not begun after `deadline_s` (None: whenever), by the monotonic clock, which all processes of a machine share.
+    """
+
+    id: int
+    version: str
+    digest: str
+    deadline_s: float | None
+    blob: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The child can run slides."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The work with this id begins: from here on the death of the child is charged to it."""
+    """The work with this id begins: from here on the death of the child is charged to it.
+
+    Urgent work may begin inside other work, one level deep. What it interrupts is not charged until it goes on.
+    """
 
     id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A slide's call (Call.to_json). Seconds; `stages` by name: fetch, decode, infer, aggregate."""
+    """A slide's call (Call.to_json). Seconds; `stages` by name: fetch, decode, tile, infer, aggregate.
+
+    `reused`: the call was made before, for the same pixels.
+    """
 
     id: int
     call: dict[str, Any]
@@ -88,6 +151,38 @@ class Finished:
     stages: dict[str, float]
     engine: str
     digest: str
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """The response to an `Infer`, serialized, as `blob`; seconds of reading input, of inference, of writing output."""
+
+    id: int
+    tiles: int
+    input_s: float
+    infer_s: float
+    output_s: float
+    blob: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Divide:
+    """The slide with this id is too large for one child: run it in `shards` parts, each with this `blob`."""
+
+    id: int
+    shards: int
+    blob: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a slide was read: tiles, seconds inside the engine, its readings."""
+
+    id: int
+    tiles: int
+    inference_s: float
+    blob: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +210,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The versions that the child has loaded now."""
+    """The versions that the child has loaded now, and the bytes they take together."""
 
     versions: tuple[str, ...] = field(default=())
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +223,21 @@ class CannotStart:
     detail: str
 
 
-Work: TypeAlias = RunSlide | LoadModel
-ToChild: TypeAlias = ChildSettings | RunSlide | LoadModel | Forget
-FromChild: TypeAlias = Ready | Started | Finished | Loaded | Failed | Models | CannotStart
+@dataclass(frozen=True, slots=True)
+class EngineChosen:
+    """Which engine serves a version in this child, seconds a tile of those measured, and why others do not."""
+
+    version: str
+    engine: str
+    tile_s: dict[str, float]
+    passed_over: dict[str, str]
+
+
+Work: TypeAlias = RunSlide | Combine | LoadModel | RunShadow | Infer
+ToChild: TypeAlias = ChildSettings | RunSlide | LoadModel | Forget | RunShadow | Infer | Combine
+FromChild: TypeAlias = (
+    Ready | Started | Finished | Loaded | Failed | Models | CannotStart | EngineChosen | Inferred | Divide | Part
+)
 Message: TypeAlias = ToChild | FromChild
 
 _KINDS: tuple[type[Message], ...] = (
@@ -144,10 +252,22 @@ _KINDS: tuple[type[Message], ...] = (
     Failed,
     Models,
     CannotStart,
+    RunShadow,
+    Infer,
+    Inferred,
+    Combine,
+    Divide,
+    Part,
+    EngineChosen,
 )
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _BLOB = "blob"
 _FIELDS = {kind: tuple(f.name for f in fields(kind) if f.name != _BLOB) for kind in _KINDS}
+
+
+def is_urgent(work: Work) -> bool:
+    """Whether this work overtakes other work in a child."""
+    return isinstance(work, Infer | Combine) or (isinstance(work, RunSlide) and work.urgent)
 
 
 def pack(message: Message) -> bytes:
@@ -169,6 +289,21 @@ def _unpack(kind: type[Message], body: bytes, blob: bytes) -> Message:
     return cast("Message", replace(cast("Any", message), blob=blob)) if blob else message
 
 
+def join_blobs(blobs: Sequence[bytes]) -> bytes:
+    """Several blobs as one; `split_blobs` takes them apart."""
+    return b"".join(piece for blob in blobs for piece in (_LENGTH.pack(len(blob)), blob))
+
+
+def split_blobs(blob: bytes) -> list[bytes]:
+    """What was given to `join_blobs`."""
+    blobs, at = [], 0
+    while at < len(blob):
+        (length,) = _LENGTH.unpack_from(blob, at)
+        blobs.append(blob[at + _LENGTH.size : at + _LENGTH.size + length])
+        at += _LENGTH.size + length
+    return blobs
+
+
 async def read(reader: asyncio.StreamReader) -> Message | None:
     """The next message; None when the other side is gone. Raises BrokenProtocol and RecordCorrupt."""
     try:
@@ -186,13 +321,21 @@ class Wire:
         self._socket = connection
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
+        self._held = b""
 
-    def send(self, message: Message) -> None:
-        """Sends one message; raises OSError when the worker is gone."""
-        self._socket.sendall(pack(message))
+    def send(self, message: Message, *, hold: bool = False) -> None:
+        """Sends one message; raises OSError when the worker is gone.
+
+        `hold`: it may go together with the next one, which is sent soon, or when `receive` would have to wait.
+        """
+        self._held += pack(message)
+        if not hold:
+            self._flush()
 
     def receive(self) -> Message | None:
         """Waits for the next message; None when the worker is gone."""
+        if self._held and not self.waiting():
+            self._flush()
         head = self._exactly(_HEAD.size)
         if head is None:
             return None
@@ -204,6 +347,10 @@ class Wire:
     def waiting(self) -> bool:
         """True when `receive` would not have to wait."""
         return bool(self._poll.poll(0))
+
+    def _flush(self) -> None:
+        held, self._held = self._held, b""
+        self._socket.sendall(held)
 
     def _exactly(self, size: int) -> bytes | None:
         parts = []

@@ -12,18 +12,19 @@ from gramserve.metrics import Metrics
 from gramserve.queue import Queue
 from gramserve.store.batches import BatchStore
 from gramserve.store.records import ErrorRecord, OutcomeRecord, SlideRecord, SlideState
+from gramserve.store.reuse import reuse_key
 from inference_svc.children import Children
 from inference_svc.completer import Completer
 from inference_svc.contact import Contact
-from inference_svc.protocol import Failed, Finished, Loaded, RunSlide
+from inference_svc.divide import run_divided
+from inference_svc.protocol import Divide, Failed, Finished, Loaded, Part, RunSlide
+from inference_svc.recorder import AWAY, DEADLINE_PAUSE_S, STORE_PAUSE_S, Recorder
 from inference_svc.slide import Held, Slide
 from inference_svc.storage import Storage
 from inference_svc.work import Crashed, TimedOut, Withdrawn
 
 T = TypeVar("T")
 
-STORE_PAUSE_S = 0.5
-DEADLINE_PAUSE_S = 0.1
 MAX_DELAY_S = 60.0
 
 # What a slide fails with when the store is away; a folder that is not mounted looks like missing objects.
@@ -33,7 +34,9 @@ _MAYBE_THE_STORE = {Reason.STORE_UNAVAILABLE, Reason.REFERENCE_NOT_FOUND, Reason
 class Runner:
     """Runs slides. `clock` is monotonic seconds, `wall` Unix seconds, `jitter` gives 0 to 1.
 
-    A slide is tried `max_attempts` times when its errors could pass, `retry_delay_s` apart at first.
+    A slide is tried `max_attempts` times when its errors could pass, `retry_delay_s` apart at first. `reuse_results`:
+    slides whose pixels were called before get that call, unless their batch says otherwise. `handed_over` hears of each
+    slide with a call, once that is written and the slide completed.
     """
 
     def __init__(
@@ -43,13 +46,16 @@ class Runner:
         queue: Queue,
         store: BatchStore,
         children: Children,
+        recorder: Recorder,
         completer: Completer,
         held: Held,
         contact: Contact,
         storage: Storage,
         metrics: Metrics,
+        handed_over: Callable[[Slide, RunSlide, Finished], None],
         max_attempts: int,
         retry_delay_s: float,
+        reuse_results: bool,
         clock: Callable[[], float],
         wall: Callable[[], float],
         jitter: Callable[[], float],
@@ -58,13 +64,16 @@ class Runner:
         self._queue = queue
         self._store = store
         self._children = children
+        self._recorder = recorder
         self._completer = completer
         self._held = held
         self._contact = contact
         self._storage = storage
         self._metrics = metrics
+        self._handed_over = handed_over
         self._max_attempts = max_attempts
         self._retry_delay_s = retry_delay_s
+        self._reuse_results = reuse_results
         self._clock = clock
         self._wall = wall
         self._jitter = jitter
@@ -96,16 +105,30 @@ class Runner:
         if record is None:
             await self._fail(slide, Reason.REFERENCE_NOT_FOUND, "The slide is not in its batch's manifest.", began_s)
             return
+        reuse = await self._reuse_key(slide, record)
+        if slide.gone():
+            return
+        lease, images = slide.lease, record.images
         work = RunSlide(
-            0, slide.laboratory, record.images, slide.lease.version, slide.lease.digest, record.specimen_type
+            0,
+            slide.laboratory,
+            images,
+            lease.version,
+            lease.digest,
+            specimen_type=record.specimen_type,
+            urgent=lease.stat,
+            reuse=reuse,
         )
         slide.ticket = self._children.run(work)
         ending = await slide.ticket.ending
+        if isinstance(ending, Divide):
+            ending = await run_divided(self._children, work, ending, gone=slide.gone)
         if slide.gone():
             return
         match ending:
             case Finished():
-                await self._succeed(slide, ending, began_s)
+                await self._succeed(slide, ending, began_s, reuse)
+                self._handed_over(slide, work, ending)
             case Failed():
                 await self._failed(slide, ending, began_s)
             case Crashed(cause):
@@ -113,7 +136,7 @@ class Runner:
             case TimedOut(limit_s):
                 message = f"The slide took longer than the {limit_s:g} s that one may take."
                 await self._try_again(slide, Reason.SLIDE_TIMEOUT, message, began_s)
-            case Withdrawn() | Loaded():
+            case Withdrawn() | Loaded() | Divide() | Part():
                 await self.give_back(slide)
 
     async def _slide_record(self, slide: Slide) -> SlideRecord | None:
@@ -122,9 +145,18 @@ class Runner:
         except NotFound:
             return None
 
+    async def _reuse_key(self, slide: Slide, record: SlideRecord) -> str:
+        """The name under which a call of the same pixels would be kept; "" where it must not be used."""
+        if not self._reuse_results:
+            return ""
+        batch = await self._in_store(slide, lambda: self._store.get_batch(slide.laboratory, slide.batch))
+        if batch is None or not batch.reuse_results:
+            return ""
+        return reuse_key(slide.lease.digest, record.images, record.specimen_type)
+
     # How a run ended.
 
-    async def _succeed(self, slide: Slide, ending: Finished, began_s: float) -> None:
+    async def _succeed(self, slide: Slide, ending: Finished, began_s: float, reuse: str) -> None:
         outcome = self._outcome(
             slide,
             SlideState.SUCCEEDED,
@@ -132,10 +164,14 @@ class Runner:
             engine=ending.engine,
             digest=ending.digest,
             inference_s=ending.inference_s,
+            reused=ending.reused,
         )
         self._metrics.count("tiles", ending.tiles)
-        self._metrics.observe("slide_stage_seconds", ending.inference_s, stage="infer")
-        await self._record(slide, outcome, began_s)
+        if ending.reused:
+            self._metrics.count("slides_reused")
+        for stage, seconds in ending.stages.items():
+            self._metrics.observe("slide_stage_seconds", seconds, stage=stage)
+        await self._record(slide, outcome, began_s, keep="" if ending.reused else reuse)
 
     async def _failed(self, slide: Slide, ending: Failed, began_s: float) -> None:
         reason = Reason(ending.reason)
@@ -186,6 +222,7 @@ class Runner:
         error: ErrorRecord | None = None,
         engine: str = "",
         inference_s: float = 0.0,
+        reused: bool = False,
     ) -> OutcomeRecord:
         return OutcomeRecord(
             index=slide.lease.index,
@@ -200,14 +237,16 @@ class Runner:
             queue_s=slide.lease.queued_s,
             inference_s=inference_s,
             time=self._wall(),
+            reused=reused,
         )
 
-    async def _record(self, slide: Slide, outcome: OutcomeRecord, began_s: float) -> None:
-        """Write the outcome, or take the one that is there already, then complete the slide."""
+    async def _record(self, slide: Slide, outcome: OutcomeRecord, began_s: float, keep: str = "") -> None:
+        """Write the outcome, or take the one that is there already, then complete the slide.
+
+        `keep` is the key under which later slides of the same pixels find it.
+        """
         ran_s = self._clock()
-        created = await self._in_store(
-            slide, lambda: self._store.record_outcome(slide.laboratory, slide.batch, outcome), writes=True
-        )
+        created = await self._recorder.record(slide, outcome, keep)
         if slide.gone() or created is None:
             return
         stored = outcome if created else await self._recorded(slide)
@@ -242,16 +281,13 @@ class Runner:
 
     # How it is written: for as long as the lease is ours, however long the store or Redis is away.
 
-    async def _in_store(self, slide: Slide, step: Callable[[], Awaitable[T]], *, writes: bool = False) -> T | None:
-        """The result of `step`, tried until the store answers; None when the lease was lost before."""
+    async def _in_store(self, slide: Slide, step: Callable[[], Awaitable[T]]) -> T | None:
+        """What `step` reads, tried until the store answers; None when the lease was lost before."""
         while not slide.gone():
-            if writes and not slide.may_write(self._clock()):
-                await asyncio.sleep(DEADLINE_PAUSE_S)
-                continue
             try:
                 return await step()
             except GramserveError as error:
-                if error.reason not in {Reason.STORE_UNAVAILABLE, Reason.STORE_FULL}:
+                if error.reason not in AWAY:
                     raise
                 self._storage.trouble()
                 await asyncio.sleep(STORE_PAUSE_S * (0.5 + self._jitter()))

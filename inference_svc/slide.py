@@ -57,21 +57,24 @@ class Held:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._slides: dict[str, Slide] = {}
+        self._alone = 0
         self._changed = changed
 
     def add(self, slide: Slide) -> None:
         """Take a slide in."""
         self._slides[slide.lease.token] = slide
+        self._alone += slide.lease.alone
 
     def remove(self, slide: Slide) -> None:
         """The slide ended, was given back or was lost."""
         if self._slides.pop(slide.lease.token, None) is not None:
+            self._alone -= slide.lease.alone
             self._changed()
 
     @property
     def alone(self) -> bool:
         """True while a slide that crashed before is here: nothing may run beside it."""
-        return any(slide.lease.alone for slide in self._slides.values())
+        return self._alone > 0
 
     def __len__(self) -> int:
         return len(self._slides)

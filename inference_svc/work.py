@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from inference_svc.protocol import Failed, Finished, Loaded, Work
+from inference_svc.protocol import Divide, Failed, Finished, Inferred, Loaded, Part, Work, is_urgent
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +28,17 @@ class Withdrawn:
     """The work was not begun, or nobody wants its end any more."""
 
 
-Ending: TypeAlias = Finished | Loaded | Failed | Crashed | TimedOut | Withdrawn
+Ending: TypeAlias = Finished | Inferred | Loaded | Divide | Part | Failed | Crashed | TimedOut | Withdrawn
 
 
 class Ticket:
-    """Stands for one piece of work given to the children; `ending` is set once."""
+    """Stands for one piece of work given to the children; `ending` is set once. `urgent` work overtakes."""
 
-    __slots__ = ("ending", "started", "work")
+    __slots__ = ("ending", "started", "urgent", "work")
 
     def __init__(self, work: Work) -> None:
         self.work = work
+        self.urgent = is_urgent(work)
         self.started = False
         self.ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 

@@ -14,6 +14,8 @@ from optimizer_svc.records import OptimizationRecord
 from optimizer_svc.spec import INPUT_PX, OptimizationSpec
 
 MAX_SEED = 2**32 - 1
+MOST_TILES = 1_000_000
+MAX_SPECIMEN_TYPE = 63  # as for the specimen type of a slide that is submitted
 _MAX_NAMES = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,99}")
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(OptimizationSpec)}
@@ -49,6 +51,9 @@ def read_settings(
         "recipes": checked.names("recipes", settings.recipes),
         "engines": checked.names("engines", settings.engines),
         "review_risk": checked.risk(settings.review_risk) or _DEFAULTS["review_risk"],
+        "min_assessed_tiles": checked.whole("min_assessed_tiles", settings.min_assessed_tiles, range(MOST_TILES + 1))
+        or _DEFAULTS["min_assessed_tiles"],
+        "mixed_usual_in": checked.specimen_types("mixed_usual_in", settings.mixed_usual_in),
         "quantization_aware": not settings.without_quantization_aware,
         "mean": checked.channels("mean", settings.mean, above=-math.inf),
         "std": checked.channels("std", settings.std, above=0.0),
@@ -75,6 +80,8 @@ def show_settings(record: OptimizationRecord) -> Optimization.Settings:
         mean=record.mean,
         std=record.std,
         without_quantization_aware=not record.quantization_aware,
+        min_assessed_tiles=record.min_assessed_tiles,
+        mixed_usual_in=record.mixed_usual_in,
     )
     settings.budget.FromMicroseconds(round(record.budget_minutes * 60e6))
     return settings
@@ -111,6 +118,12 @@ class _Checked:
     def choice(self, field: str, value: Any, words: dict[Any, str]) -> str:
         self._hold(field, "must be a value that this release knows", value in words)
         return words.get(value, "")
+
+    def specimen_types(self, field: str, values: Sequence[str]) -> tuple[str, ...]:
+        sound = all(0 < len(value) <= MAX_SPECIMEN_TYPE and value.isprintable() for value in values)
+        rule = f"must be specimen types of 1 to {MAX_SPECIMEN_TYPE} printable characters, at most {_MAX_NAMES}"
+        self._hold(field, rule, sound and len(values) <= _MAX_NAMES)
+        return tuple(values)
 
     def names(self, field: str, values: Sequence[str]) -> tuple[str, ...]:
         plain = all(_NAME.fullmatch(value) for value in values)

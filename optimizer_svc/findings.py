@@ -24,6 +24,7 @@ from optimizer_svc.latency import Latency
 from optimizer_svc.networks import Network
 from optimizer_svc.reproduce import command
 from optimizer_svc.severity import very_major_errors
+from optimizer_svc.slide_rules import SlideRules
 from optimizer_svc.spec import OptimizationSpec
 from optimizer_svc.statistics import proportion_interval
 from optimizer_svc.steps import steps
@@ -46,7 +47,7 @@ class Calibrated:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Everything that a run found; `chosen`, `calibrated` and `review` are None when nothing was accepted.
+    """Everything that a run found; `chosen`, `calibrated`, `review` and `slides` are None when nothing was accepted.
 
     `networks` begin with the original; `not_pruned` says why there is no other. `confirmation` is the chosen candidate
     against the checkpoint on the locked test split, where there is one. `sensitivity` says which layers of the chosen
@@ -64,6 +65,7 @@ class Findings:
     chosen: Trial | None
     calibrated: Calibrated | None
     review: Review | None
+    slides: SlideRules | None
     confirmation: Comparison | None
     confirmation_note: str
     sensitivity: tuple[LayerSensitivity, ...]
@@ -100,6 +102,7 @@ def document(findings: Findings) -> dict[str, Any]:
         "test_note": findings.confirmation_note,
         "calibration": None if findings.calibrated is None else asdict(findings.calibrated),
         "review": None if findings.review is None else findings.review.to_json(),
+        "slides": None if findings.slides is None else findings.slides.to_json(),
         "pruning": {"skipped": findings.not_pruned, "networks": [_network(n, findings) for n in findings.networks]},
         "steps": steps(findings.trials, findings.networks, chosen, checkpoint, findings.eager),
         "sensitivity": [asdict(layer) for layer in findings.sensitivity],

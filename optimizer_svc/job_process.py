@@ -88,6 +88,8 @@ def _run(
         mean=_channels(job.mean),
         std=_channels(job.std),
         quantization_aware=job.quantization_aware,
+        min_assessed_tiles=job.min_assessed_tiles,
+        mixed_usual_in=job.mixed_usual_in,
     )
 
     def progress(now: Progress) -> None:

@@ -210,6 +210,8 @@ class Jobs:
             mean=record.mean,
             std=record.std,
             quantization_aware=record.quantization_aware,
+            min_assessed_tiles=record.min_assessed_tiles,
+            mixed_usual_in=record.mixed_usual_in,
         )
         await asyncio.to_thread((workspace / JOB_FILE).write_bytes, job.to_json())
         hold.check()

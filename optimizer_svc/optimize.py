@@ -29,6 +29,7 @@ from optimizer_svc.package import draft, golden
 from optimizer_svc.repair import Repair
 from optimizer_svc.report import render_card, render_html
 from optimizer_svc.search import Search
+from optimizer_svc.slide_rules import fit_slide_rules
 from optimizer_svc.spec import OptimizationResult, OptimizationSpec, Progress, Stage
 from optimizer_svc.steadiness import shortlist
 from optimizer_svc.workspace import Workspace
@@ -88,10 +89,21 @@ def _search(spec: OptimizationSpec, workspace: Workspace, pace: Pace, now: Calla
     chosen, confirmation, note = confirm(named, trials, spec, ingested)
     pace.say(Stage.CALIBRATE, "Calibrating the probabilities and the thresholds for review")
     calibrated = _calibrate(chosen, ingested)
-    review = decode = None
+    review = slides = decode = None
     if chosen is not None and chosen.logits is not None and calibrated is not None:
         val, risk = ingested.splits.val, spec.review_risk
         review = review_thresholds(chosen.logits, calibrated.temperature, val, spec.labels, risk=risk)
+        slides = fit_slide_rules(
+            ingested.train,
+            ingested.val,
+            val,
+            chosen.logits,
+            calibrated.temperature,
+            spec.labels,
+            ingested.preprocessing,
+            lambda tiles: answer(chosen.candidate, tiles),
+            seed=spec.seed,
+        )
         decode = check_decoding(
             val,
             spec.labels,
@@ -112,6 +124,7 @@ def _search(spec: OptimizationSpec, workspace: Workspace, pace: Pace, now: Calla
         chosen=chosen,
         calibrated=calibrated,
         review=review,
+        slides=slides,
         confirmation=confirmation,
         confirmation_note=note,
         sensitivity=() if chosen is None else repair.sensitivity(chosen.candidate),
@@ -138,7 +151,9 @@ def _package(findings: Findings, workspace: Workspace, pace: Pace) -> Optimizati
     workspace.write("report.json", report_json)
     workspace.write("report.html", report_html)
     chosen, ingested = findings.chosen, findings.ingested
-    if chosen is None or findings.calibrated is None or findings.review is None or findings.decode is None:
+    if chosen is None or findings.calibrated is None or findings.review is None:
+        raise _not_accepted(findings)
+    if findings.slides is None or findings.decode is None:
         raise _not_accepted(findings)
     vectors = golden(chosen.candidate, ingested.preprocessing.input_px)
     files = {
@@ -155,6 +170,7 @@ def _package(findings: Findings, workspace: Workspace, pace: Pace) -> Optimizati
         ingested,
         temperature=findings.calibrated.temperature,
         review=findings.review,
+        slides=findings.slides,
         alternatives=_alternatives(chosen, findings, vectors),
         decode_reduction=findings.decode.reduction,
         evaluation={**summary, "comparison": report["comparison"], "test": report["test"]},

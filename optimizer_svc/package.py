@@ -21,6 +21,7 @@ from optimizer_svc.conformal import Review
 from optimizer_svc.environment import cpu, packages
 from optimizer_svc.ingest import Ingested
 from optimizer_svc.networks import Network
+from optimizer_svc.slide_rules import MAX_SCALE, MAX_UNFIT, TILE_PROBABILITY, SlideRules
 from optimizer_svc.spec import OptimizationSpec
 
 GOLDEN_SEED = 20_261
@@ -74,20 +75,31 @@ def _elsewhere(candidate: Candidate, tiles: NDArray[np.uint8]) -> Iterator[NDArr
             continue
 
 
-def aggregation_for(preprocessing: Preprocessing, review: Review) -> Aggregation:
-    """The rules from tiles to a call that a new artifact starts with.
+def aggregation_for(
+    preprocessing: Preprocessing, review: Review, slides: SlideRules, spec: OptimizationSpec
+) -> Aggregation:
+    """The rules from tiles to a call of a new artifact, see docs/slide_call.md.
 
     Where a field is a grid of many tiles, one tile out of many can be wrong by chance: a class needs two, and its
     probability is the mean of its best two. Where a field is one tile, that tile is what a person chose to show.
     """
     tiles = 2 if preprocessing.tiling == "grid" else 1
     return Aggregation(
-        tile_probability=0.5,
+        tile_probability=TILE_PROBABILITY,
         min_tiles=tiles,
         top_k=tiles,
         review_probability=review.overall.probability,
         review_by_specimen=review.specimen_thresholds,
         max_evidence=5,
+        tile_false_alarm=slides.tile_false_alarm,
+        max_unfit=MAX_UNFIT,
+        max_scale=MAX_SCALE,
+        min_assessed_tiles=spec.min_assessed_tiles,
+        review_mixed=True,
+        mixed_usual_in=spec.mixed_usual_in,
+        quality=slides.quality,
+        familiarity=slides.familiarity,
+        quantity=slides.quantity,
     )
 
 
@@ -99,6 +111,7 @@ def draft(
     *,
     temperature: float,
     review: Review,
+    slides: SlideRules,
     evaluation: dict[str, Any],
     created: datetime,
     alternatives: tuple[EngineSettings, ...] = (),
@@ -126,7 +139,7 @@ def draft(
         labels=spec.labels,
         preprocessing=ingested.preprocessing.model_copy(update={"decode_reduction": decode_reduction}),
         calibration=Calibration(temperature=temperature),
-        aggregation=aggregation_for(ingested.preprocessing, review),
+        aggregation=aggregation_for(ingested.preprocessing, review, slides, spec),
         engine=chosen.engine,
         alternatives=alternatives,
         widths=dict(chosen.network.widths),

@@ -66,6 +66,8 @@ class OptimizationRecord(Record):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     quantization_aware: bool = True
+    min_assessed_tiles: int = 1
+    mixed_usual_in: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,3 +179,5 @@ class JobRecord(Record):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     quantization_aware: bool = True
+    min_assessed_tiles: int = 1
+    mixed_usual_in: tuple[str, ...] = ()

@@ -20,11 +20,13 @@ def command(spec: OptimizationSpec) -> str:
         "--importance": ("importance", spec.importance),
         "--scope": ("scope", spec.scope),
         "--input-px": ("input_px", spec.input_px),
+        "--min-assessed-tiles": ("min_assessed_tiles", spec.min_assessed_tiles),
     }
     words += [f"{option} {value}" for option, (field, value) in options.items() if value != defaults[field]]
     words += [f"--{name} {' '.join(map(str, given))}" for name in ("mean", "std") if (given := getattr(spec, name))]
     words += [f"--recipe {shlex.quote(name)}" for name in spec.recipes]
     words += [f"--engine {shlex.quote(name)}" for name in spec.engines]
+    words += [f"--mixed-usual-in {shlex.quote(name)}" for name in spec.mixed_usual_in]
     words += ["--allow-unproved"] if spec.allow_unproved else []
     words += [] if spec.quantization_aware else ["--no-quantization-aware"]
     words.append(f"--seed {spec.seed}")

@@ -82,7 +82,8 @@ class OptimizationSpec:
     ("uniform" or "isomorphic"). `recipes` and `engines` are names; empty means all that suit and are installed.
     `input_px`, `mean` and `std` (RGB, of values 0 to 1) default to the checkpoint's own metadata, then to timm's.
     `review_risk` is the share of wrong calls that may pass without review; `quantization_aware` lets a candidate be
-    trained with rounded weights where rounding afterwards costs accuracy.
+    trained with rounded weights where rounding afterwards costs accuracy. `min_assessed_tiles`: no slide with fewer
+    tiles fit to read is called empty; `mixed_usual_in`: specimen types whose mixed growth needs no review.
     """
 
     checkpoint: Path
@@ -106,6 +107,8 @@ class OptimizationSpec:
     review_risk: float = 0.05
     quantization_aware: bool = True
     seed: int = 0
+    min_assessed_tiles: int = 1
+    mixed_usual_in: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raises InvalidInput INVALID_FIELD, naming every setting that makes no sense."""
@@ -125,6 +128,7 @@ class OptimizationSpec:
                 ("scope", " or ".join(SCOPES), self.scope in SCOPES),
                 ("review_risk", "above 0 and below 1", 0 < self.review_risk < 1),
                 ("seed", "0 or more", self.seed >= 0),
+                ("min_assessed_tiles", "1 or more", self.min_assessed_tiles >= 1),
             )
             if not holds
         ]

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from gramserve.calls import Call, Evidence, Finding, Outcome, ReviewReason
+from gramserve.calls import Call, Evidence, Finding, Outcome, Quantity, ReviewReason, UnassessableReason
 
 SEEN = Call(
     Outcome.ORGANISMS_SEEN,
@@ -21,7 +21,16 @@ SEEN = Call(
 CALLS = [
     SEEN,
     Call(Outcome.NO_ORGANISM_SEEN, (), 16),
-    Call(Outcome.UNASSESSABLE, (), 0, unassessable_reason="TOO_FEW_TILES"),
+    Call(Outcome.UNASSESSABLE, (), 0, unassessable_reason=UnassessableReason.TOO_FEW_TILES),
+    Call(
+        Outcome.MIXED_ORGANISMS_SEEN,
+        (Finding("GNR", 0.9, 3, (), Quantity.FEW, "negative", "bacilli"),),
+        40,
+        (ReviewReason.MIXED_GROWTH, ReviewReason.PARTLY_ASSESSABLE),
+        suspected=(Finding("GPC_CLUSTERS", 0.7, 1, (Evidence(0, 10, 20, 224, 224, 0.7),), None, "positive", "cocci"),),
+        blank_tiles=8,
+        unfocused_tiles=2,
+    ),
 ]
 
 
@@ -33,6 +42,17 @@ def test_a_call_survives_json(call: Call) -> None:
 def test_a_call_needs_review_exactly_when_it_says_why() -> None:
     assert SEEN.review_required
     assert not CALLS[1].review_required
+
+
+def test_a_call_of_an_earlier_release_is_read() -> None:
+    data = {**SEEN.to_json(), "unassessable_reason": ""}
+    for added in ("suspected", "blank_tiles", "unfocused_tiles"):
+        assert added not in data
+    assert Call.from_json(data) == SEEN
+
+
+def test_what_was_not_fit_to_read_is_not_among_the_assessed_tiles() -> None:
+    assert CALLS[3].assessed_tiles == 30
 
 
 def test_a_call_does_not_change_after_it_is_made() -> None:

@@ -73,7 +73,8 @@ async function main([model, ...files]) {
     const page = await call(batches, 'listSlides')({ parent: batch.name, page_token: pageToken });
     for (const { slide_id: slideId, call: result, error } of page.slides) {
       const found = result?.findings.map(({ label, probability }) => `${label} ${probability.toFixed(2)}`).join(', ');
-      console.log(slideId, error ? error.message : found || 'no organism seen', result?.review_required ? '(review)' : '');
+      const outcome = result?.outcome.replace('OUTCOME_', '');
+      console.log(slideId, error ? error.message : outcome, found ?? '', result?.review_required ? '(review)' : '');
     }
     pageToken = page.next_page_token || null;
   }

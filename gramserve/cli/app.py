@@ -16,6 +16,7 @@ COMMANDS = {
     "study": "study",
     "optimize": "optimize",
     "submit": "submit",
+    "classify": "classify",
     "watch": "batches",
     "results": "batches",
     "cancel": "batches",

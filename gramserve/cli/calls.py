@@ -10,22 +10,47 @@ from rich.console import Console
 from rich.table import Table
 
 from gramserve.rpc.status import from_status
-from gramserve.v1.slide_pb2 import Call, Slide
+from gramserve.v1.slide_pb2 import Call, Finding, Slide
 
 MAX_ROWS = 100
 
 
 def call_text(slide: Slide) -> str:
-    """The call of a slide in a few words: "GNR, GPC_CLUSTERS", "no organism seen", "failed: CORRUPT_IMAGE"."""
+    """The call of a slide in a few words: "GNR few", "mixed: GNR many, GPC_CLUSTERS rare", "failed: CORRUPT_IMAGE"."""
     if slide.state == Slide.STATE_FAILED:
         return f"failed: {failure_reason(slide)}"
     if slide.state != Slide.STATE_SUCCEEDED:
         return state_text(slide)
     if slide.call.outcome == Call.OUTCOME_ORGANISMS_SEEN:
-        return ", ".join(finding.label for finding in slide.call.findings)
+        return _findings_text(slide.call.findings)
+    if slide.call.outcome == Call.OUTCOME_MIXED_ORGANISMS_SEEN:
+        return f"mixed: {_findings_text(slide.call.findings)}"
     if slide.call.outcome == Call.OUTCOME_NO_ORGANISM_SEEN:
         return "no organism seen"
     return f"unassessable: {slide.call.unassessable_reason}"
+
+
+def _findings_text(findings: Iterable[Finding]) -> str:
+    return ", ".join(f"{finding.label} {_quantity_text(finding)}".rstrip() for finding in findings)
+
+
+def _quantity_text(finding: Finding) -> str:
+    told = finding.quantity != Finding.QUANTITY_UNSPECIFIED
+    return Finding.Quantity.Name(finding.quantity).removeprefix("QUANTITY_").lower() if told else ""
+
+
+def review_text(slide: Slide) -> str:
+    """Why a person must look, in lower case, with the classes that are suspected: "low confidence (GPR?)"."""
+    reasons = ", ".join(reason.replace("_", " ").lower() for reason in slide.call.review_reasons)
+    suspected = ", ".join(f"{finding.label}?" for finding in slide.call.suspected_findings)
+    return f"{reasons} ({suspected})" if suspected else reasons
+
+
+def _tiles_text(call: Call) -> str:
+    """Tiles that were fit to read, and of how many where that is not all: "12 of 16"."""
+    # A gateway of an earlier release does not say how many were fit.
+    unfit = call.blank_tile_count + call.unfocused_tile_count + call.misscaled_tile_count
+    return f"{call.assessed_tile_count} of {call.tile_count}" if unfit else str(call.tile_count)
 
 
 def state_text(slide: Slide) -> str:
@@ -50,8 +75,8 @@ def calls_table(slides: Iterable[Slide]) -> Table:
             slide.slide_id,
             call_text(slide),
             " ".join(f"{finding.probability:.2f}" for finding in seen),
-            str(slide.call.tile_count) if ran else "",
-            ", ".join(reason.replace("_", " ").lower() for reason in slide.call.review_reasons),
+            _tiles_text(slide.call) if ran else "",
+            review_text(slide),
             f"{slide.inference_duration.ToTimedelta().total_seconds() * 1000:.0f} ms" if ran else "",
             style="red" if slide.state == Slide.STATE_FAILED else None,
         )

@@ -1,4 +1,4 @@
-"""gramserve models: which versions there are and which of them serves."""
+"""gramserve models: which versions there are, which of them serves, and which runs in its shadow."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from gramserve.cli import connection
 from gramserve.cli.connection import Gateway
 from gramserve.cli.speech import console, run
 from gramserve.cli.submit import model_name
-from gramserve.v1.model_pb2 import Model
+from gramserve.v1.model_pb2 import Alias as ModelAlias
+from gramserve.v1.model_pb2 import Model, ModelShadow
 
-models = typer.Typer(help="List, show, promote and roll back models.", no_args_is_help=True, add_completion=False)
+models = typer.Typer(
+    help="List, show, promote and roll back models; run one in the shadow.", no_args_is_help=True, add_completion=False
+)
 
 Name = Annotated[str, typer.Argument(help='Model: "gram" or "models/gram".', metavar="MODEL")]
+Share = Annotated[
+    float, typer.Option(help="Of --alias shadow: part of production's slides that it runs, too.", min=0, max=1)
+]
 Alias = Annotated[str, typer.Option(help="Alias to move.", metavar="ALIAS")]
 
 
@@ -36,10 +42,11 @@ def promote(
     model: Name,
     version: Annotated[int, typer.Argument(help="Version number.", min=1)],
     alias: Alias = "production",
+    share: Share = 0.0,
     gateway: Gateway = connection.GATEWAY,
 ) -> None:
     """Let an alias point at a version: batches created from now on use it."""
-    run(_promote(gateway, model_name(model), version, alias), unreachable=connection.no_gateway(gateway))
+    run(_promote(gateway, model_name(model), version, alias, share), unreachable=connection.no_gateway(gateway))
 
 
 @models.command()
@@ -48,9 +55,51 @@ def rollback(model: Name, alias: Alias = "production", gateway: Gateway = connec
     run(_rollback(gateway, model_name(model), alias), unreachable=connection.no_gateway(gateway))
 
 
+@models.command()
+def shadow(
+    model: Name,
+    production: Annotated[int, typer.Option(help="Version that was in production; 0 is the one that is.")] = 0,
+    candidate: Annotated[int, typer.Option(help="Version that was in its shadow; 0 is the one that is.")] = 0,
+    gateway: Gateway = connection.GATEWAY,
+) -> None:
+    """Show how the version in the shadow compares with the one in production, on the same slides."""
+    run(_shadow(gateway, model_name(model), production, candidate), unreachable=connection.no_gateway(gateway))
+
+
+@models.command()
+def unshadow(model: Name, gateway: Gateway = connection.GATEWAY) -> None:
+    """End the shadow of a model; `rollback MODEL --alias shadow` brings it back."""
+    run(_unshadow(gateway, model_name(model)), unreachable=connection.no_gateway(gateway))
+
+
 def aliases_text(model: Model) -> str:
-    """The aliases in one line: "production: 3, shadow: 4"."""
-    return ", ".join(f"{alias.name}: {alias.version}" for alias in model.aliases) or "no alias"
+    """The aliases in one line: "production: 3, shadow: 4 (10 % of slides)"."""
+    return ", ".join(_alias_text(alias) for alias in model.aliases) or "no alias"
+
+
+def _alias_text(alias: ModelAlias) -> str:
+    share = f" ({100 * alias.share:.3g} % of slides)" if alias.share else ""
+    return f"{alias.name}: {alias.version}{share}"
+
+
+def shadow_lines(found: ModelShadow) -> list[str]:
+    """What is said of a shadow, a line each."""
+    running = f"{100 * found.share:.3g} % of slides" if found.share else "not running"
+    versions = f"version {found.shadow_version} in the shadow of {found.production_version}"
+    lines = [f"{found.name.removesuffix('/shadow')}: {versions}, {running}; {found.compared_count} slides compared"]
+    if found.compared_count:
+        lines.append(f"same outcome and findings: {_rate_text(found.agreement)}")
+        lines.append(f"organism missed or Gram reaction turned over: {_rate_text(found.very_major)}")
+    if found.speed_ratio:
+        lines.append(f"engine {found.speed_ratio:.2f} times as fast as production's")
+    for count in found.counts:
+        verdict = ModelShadow.Verdict.Name(count.verdict).removeprefix("VERDICT_")
+        lines.append(f"{count.slide_count:>8} {verdict.lower().replace('_', ' ')}")
+    return lines
+
+
+def _rate_text(rate: ModelShadow.Rate) -> str:
+    return f"{rate.value:.2%} (95 % interval {rate.low:.2%} to {rate.high:.2%})"
 
 
 async def _list(address: str) -> None:
@@ -98,13 +147,26 @@ async def _show(address: str, name: str) -> None:
     out.print(table)
 
 
-async def _promote(address: str, name: str, version: int, alias: str) -> None:
+async def _promote(address: str, name: str, version: int, alias: str, share: float) -> None:
     async with connection.gateway(address) as client:
-        model = await client.promote_model_version(f"{name}/versions/{version}", alias=alias)
+        model = await client.promote_model_version(f"{name}/versions/{version}", alias=alias, share=share)
     console().print(f"{model.name}: {aliases_text(model)}")
 
 
 async def _rollback(address: str, name: str, alias: str) -> None:
     async with connection.gateway(address) as client:
         model = await client.rollback_model(name, alias=alias)
+    console().print(f"{model.name}: {aliases_text(model)}")
+
+
+async def _shadow(address: str, name: str, production: int, candidate: int) -> None:
+    async with connection.gateway(address) as client:
+        found = await client.model_shadow(name, production=production, shadow=candidate)
+    for line in shadow_lines(found):
+        console().print(line)
+
+
+async def _unshadow(address: str, name: str) -> None:
+    async with connection.gateway(address) as client:
+        model = await client.remove_model_alias(name, "shadow")
     console().print(f"{model.name}: {aliases_text(model)}")

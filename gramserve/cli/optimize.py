@@ -94,6 +94,23 @@ def optimize(
             rich_help_panel=_PROOF,
         ),
     ] = 0.0,
+    min_assessed_tiles: Annotated[
+        int,
+        typer.Option(
+            help="A slide with fewer tiles fit to read is never called empty; default 1.",
+            min=0,
+            show_default=False,
+            rich_help_panel=_PROOF,
+        ),
+    ] = 0,
+    mixed_usual_in: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Specimen type whose mixed growth needs no review; may be repeated.",
+            metavar="TYPE",
+            rich_help_panel=_PROOF,
+        ),
+    ] = None,
     keep_macs: Annotated[
         float,
         typer.Option(
@@ -184,6 +201,8 @@ def optimize(
         mean=mean or (),
         std=std or (),
         without_quantization_aware=no_quantization_aware,
+        min_assessed_tiles=min_assessed_tiles,
+        mixed_usual_in=mixed_usual_in or (),
     )
     settings.budget.FromMilliseconds(round(budget_minutes * 60_000))
     draft = Optimization(model=model_name(model), architecture=arch, settings=settings)

@@ -27,6 +27,9 @@ def up(
     metrics_port: Annotated[
         int, typer.Option(help="First port of the Prometheus metrics; 0 shows none.", min=0, max=65000)
     ] = 0,
+    children: Annotated[
+        int, typer.Option(help="Child processes of all workers; 0 is one for each CPU.", min=0, max=1024)
+    ] = 0,
 ) -> None:
     """Start Redis, gateway, workers and optimizer on this machine; prints "ready"; ends with Ctrl-C."""
     options = StackOptions(
@@ -36,6 +39,7 @@ def up(
         workers=workers,
         optimizer=not no_optimizer,
         metrics_port=metrics_port,
+        children=children,
     )
     run(_up(options))
 

@@ -12,18 +12,19 @@ from types import MappingProxyType
 
 import grpc
 
+from gramserve.client.classifying import classify, inline
 from gramserve.client.connection import PAGE_SIZE, Connection
 from gramserve.client.content import Content
 from gramserve.client.patience import Patience
 from gramserve.client.uploading import upload
-from gramserve.client.watching import Reported
+from gramserve.client.watching import EVENTS_TOGETHER, Reported, one_by_one
 from gramserve.errors import GramserveError, Reason, Unavailable
 from gramserve.rpc.status import from_rpc_error
 from gramserve.v1 import image_service_pb2 as images
 from gramserve.v1 import model_service_pb2 as models
 from gramserve.v1 import slide_batch_service_pb2 as batches
 from gramserve.v1.image_service_pb2_grpc import ImageServiceStub
-from gramserve.v1.model_pb2 import Model, ModelVersion
+from gramserve.v1.model_pb2 import Model, ModelShadow, ModelVersion
 from gramserve.v1.model_service_pb2_grpc import ModelServiceStub
 from gramserve.v1.slide_batch_pb2 import Image, SlideBatch, SlideSource
 from gramserve.v1.slide_batch_service_pb2_grpc import SlideBatchServiceStub
@@ -94,6 +95,48 @@ class GramserveClient(Connection):
             slide_id=slide_id, images=[Image(sha256=digest) for digest in digests], specimen_type=specimen_type
         )
 
+    # Single slides
+
+    async def inline_slide(
+        self, slide_id: str, fields: Sequence[Path | bytes], *, specimen_type: str = ""
+    ) -> SlideSource:
+        """One slide with its small fields (up to 1 MiB) inside and its large ones uploaded: quickest for a few fields.
+
+        Raises OSError when a file cannot be read.
+        """
+        contents = await inline(fields)
+        images = [
+            Image(content=data) if data is not None else Image(sha256=await self.upload_image(field))
+            for data, field in zip(contents, fields, strict=True)
+        ]
+        return SlideSource(slide_id=slide_id, images=images, specimen_type=specimen_type)
+
+    async def classify_slide(
+        self,
+        slide: SlideSource,
+        *,
+        model: str = "",
+        timeout_s: float = 60.0,
+        annotations: Mapping[str, str] = MappingProxyType({}),
+        request_id: str = "",
+    ) -> Slide:
+        """Have one slide classified before all routine work and return it when it has ended: with its call, or FAILED.
+
+        Repeated with one `request_id` while the service cannot be reached, within `patience`. Raises DeadlineExceeded
+        after `timeout_s` seconds; its metadata names the batch ("slide_batch") from which the result can still be
+        read, or the "request_id" with which to ask again. A cancelled call cancels a slide that has not begun.
+        """
+        return await classify(
+            self._batches.ClassifySlide,
+            slide,
+            parent=self.laboratory,
+            model=model,
+            annotations=annotations,
+            timeout_s=timeout_s,
+            request_id=request_id,
+            patience=self._patience,
+        )
+
     # Batches
 
     async def create_batch(
@@ -105,6 +148,7 @@ class GramserveClient(Connection):
         stat: bool = False,
         deliver_by: datetime | None = None,
         max_failed_ratio: float = 0.0,
+        reuse_results: bool = True,
         annotations: Mapping[str, str] = MappingProxyType({}),
         batch_id: str = "",
         request_id: str = "",
@@ -113,7 +157,8 @@ class GramserveClient(Connection):
         """Create a batch; when this returns every slide is durably queued.
 
         `model` is "models/m", "models/m/versions/3" or "models/m/versions/production". `deliver_by` must know its time
-        zone. One `request_id` (a UUID4, made here when empty) is used for all attempts, so that none makes a second
+        zone. Unless `reuse_results` is False, pixels that were called before by the same version get that call.
+        One `request_id` (a UUID4, made here when empty) is used for all attempts, so that none makes a second
         batch; keep your own to make the call again after your process has died.
         """
         batch = SlideBatch(
@@ -123,6 +168,7 @@ class GramserveClient(Connection):
             priority=SlideBatch.PRIORITY_STAT if stat else SlideBatch.PRIORITY_ROUTINE,
             max_failed_ratio=max_failed_ratio,
             annotations=annotations,
+            result_reuse=SlideBatch.RESULT_REUSE_ON if reuse_results else SlideBatch.RESULT_REUSE_OFF,
         )
         if deliver_by is not None:
             batch.deliver_by.FromDatetime(deliver_by)
@@ -174,13 +220,16 @@ class GramserveClient(Connection):
         reported = Reported(after_sequence)
         backoff = self._patience.backoff()
         while True:
-            request = batches.WatchSlideBatchRequest(name=self.batch_name(batch), after_sequence=reported.sequence)
+            request = batches.WatchSlideBatchRequest(
+                name=self.batch_name(batch), after_sequence=reported.sequence, page_size=EVENTS_TOGETHER
+            )
             call = self._batches.WatchSlideBatch(request)
             try:
-                async for event in call:
+                async for response in call:
                     backoff.reset()
-                    if reported.is_new(event):
-                        yield event
+                    for event in one_by_one(response):
+                        if reported.is_new(event):
+                            yield event
                 # A batch that was retried has ended before: only the end of the stream is the end.
                 if reported.ended:
                     return
@@ -248,9 +297,12 @@ class GramserveClient(Connection):
         """The version "models/m/versions/3" or "models/m/versions/production"."""
         return await self._patience.call(self._models.GetModelVersion, models.GetModelVersionRequest(name=name))
 
-    async def promote_model_version(self, name: str, *, alias: str = "production") -> Model:
-        """Point `alias` at the version "models/m/versions/3"; batches created from now on use it."""
-        request = models.PromoteModelVersionRequest(name=name, alias=alias)
+    async def promote_model_version(self, name: str, *, alias: str = "production", share: float = 0.0) -> Model:
+        """Point `alias` at the version "models/m/versions/3"; batches created from now on use it.
+
+        `share` is for the alias "shadow": the part of production's slides (above 0, at most 1) that it runs, too.
+        """
+        request = models.PromoteModelVersionRequest(name=name, alias=alias, share=share)
         return await self._patience.call(self._models.PromoteModelVersion, request)
 
     async def rollback_model(self, name: str, *, alias: str = "production") -> Model:
@@ -260,3 +312,15 @@ class GramserveClient(Connection):
             return await self._models.RollbackModel(request, timeout=self._patience.call_s)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
+
+    async def remove_model_alias(self, name: str, alias: str) -> Model:
+        """Let `alias` of "models/m" point at nothing; not for "production"."""
+        request = models.RemoveModelAliasRequest(name=name, alias=alias)
+        return await self._patience.call(self._models.RemoveModelAlias, request)
+
+    async def model_shadow(self, name: str, *, production: int = 0, shadow: int = 0) -> ModelShadow:
+        """How the shadow of "models/m" compares with production; numbers of versions, 0 for those of now."""
+        request = models.GetModelShadowRequest(
+            name=f"{name}/shadow", production_version=production, shadow_version=shadow
+        )
+        return await self._patience.call(self._models.GetModelShadow, request)

@@ -22,6 +22,16 @@ TERMINAL_SLIDE_STATES = frozenset(
 _FINAL_FOR_EVER = TERMINAL_SLIDE_STATES - {Slide.STATE_FAILED}
 
 
+EVENTS_TOGETHER = 100
+
+
+def one_by_one(response: WatchSlideBatchResponse) -> list[WatchSlideBatchResponse]:
+    """The events of a response, each as if it had come by itself."""
+    further = list(response.further)
+    response.ClearField("further")
+    return [response, *further]
+
+
 class Reported:
     """What one watcher has seen of a batch: the last sequence, and the last state of each slide and of the batch.
 

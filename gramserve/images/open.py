@@ -12,14 +12,17 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from gramserve.errors import InvalidInput, NotFound, Reason, SlideFailed
 from gramserve.images.references import NotLocal, local_path, under
+from gramserve.images.slidefile import Identity, SlideFile, may_be_slide
 from gramserve.store.layout import slide_path
 from gramserve.store.records import ImageRecord
+
+T = TypeVar("T")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LABORATORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -32,16 +35,29 @@ class ByteSource(Protocol):
         """The object at `path`; raises NotFound when there is none, Unavailable when the store cannot be reached."""
         ...
 
+    def open_sync(self, path: str) -> int:
+        """A handle of a file with the bytes of the object at `path`, to be closed by the caller; raises as above."""
+        ...
+
 
 class ReferenceOpener:
     """Opens the images of slides. It keeps no state between calls and works without an event loop.
 
     `allowed_roots` are folders below which files may be read; they must be absolute. Nothing is allowed by default.
+    `max_bytes` bounds what becomes bytes in memory, `max_slide_bytes` what `fetch` gives as an open file.
     """
 
-    def __init__(self, objects: ByteSource, *, allowed_roots: Sequence[Path] = (), max_bytes: int) -> None:
+    def __init__(
+        self,
+        objects: ByteSource,
+        *,
+        allowed_roots: Sequence[Path] = (),
+        max_bytes: int,
+        max_slide_bytes: int = 0,
+    ) -> None:
         self._objects = objects
         self._max_bytes = max_bytes
+        self._max_slide_bytes = max_slide_bytes
         for root in allowed_roots:
             if not root.is_absolute():
                 raise ValueError("allowed roots must be absolute paths")
@@ -66,10 +82,61 @@ class ReferenceOpener:
             except _Refused as refused:
                 raise SlideFailed(refused.reason, refused.message, retryable=refused.retryable) from None
         if expected and {hashlib.sha256(data).hexdigest()} != expected:
-            raise SlideFailed(
-                Reason.CHECKSUM_MISMATCH, "The image does not have the SHA-256 that was given for it; send it again."
-            )
+            raise _mismatch()
         return data
+
+    def fetch(self, laboratory: str, image: ImageRecord, *, verified: Collection[Identity] = ()) -> bytes | SlideFile:
+        """Like `read`, but what could be a whole slide (TIFF, DICOM) is an open file of up to `max_slide_bytes`.
+
+        The caller closes it. Its digest is computed in chunks, unless it is one of `verified`. Raises what `read` does.
+        """
+        found = self._fetch(laboratory, image, verified, slides=True)
+        assert found is not None
+        return found
+
+    def read_field(self, laboratory: str, image: ImageRecord) -> bytes | None:
+        """Like `fetch`, but None for what could be a whole slide; no more than its head is read then."""
+        found = self._fetch(laboratory, image, (), slides=False)
+        assert not isinstance(found, SlideFile)
+        return found
+
+    def _fetch(
+        self, laboratory: str, image: ImageRecord, verified: Collection[Identity], *, slides: bool
+    ) -> bytes | SlideFile | None:
+        """See `fetch`; None for what could be a whole slide unless `slides` are wanted."""
+        file = self._open(laboratory, image)
+        kept = False
+        try:
+            expected = {image.sha256, image.content_sha256} - {""}
+            slide = may_be_slide(file.head())
+            if slide and not slides:
+                return None
+            most = max(self._max_slide_bytes, self._max_bytes) if slide else self._max_bytes
+            if file.size > most:
+                raise SlideFailed(Reason.IMAGE_TOO_LARGE, _too_large(most))
+            found: bytes | SlideFile = file if slide else file.read(most + 1)
+            if isinstance(found, bytes) and len(found) > most:  # it grew
+                raise SlideFailed(Reason.IMAGE_TOO_LARGE, _too_large(most))
+            if expected and not (slide and file.identity in verified):
+                digest = hashlib.sha256(found).hexdigest() if isinstance(found, bytes) else file.sha256()
+                if {digest} != expected:
+                    raise _mismatch()
+            kept = slide
+        except OSError as error:
+            unread = _unopened(error)
+            raise SlideFailed(unread.reason, unread.message, retryable=True) from None
+        finally:
+            if not kept:
+                file.close()
+        return found
+
+    def _open(self, laboratory: str, image: ImageRecord) -> SlideFile:
+        try:
+            return SlideFile(
+                self._open_stored(laboratory, image.sha256) if image.sha256 else self._open_file(image.uri)
+            )
+        except _Refused as refused:
+            raise SlideFailed(refused.reason, refused.message, retryable=refused.retryable) from None
 
     def read_manifest(self, uri: str, *, max_bytes: int) -> bytes:
         """The bytes of a batch manifest file, under the same roots as images.
@@ -85,20 +152,41 @@ class ReferenceOpener:
             raise InvalidInput(reason, refused.message) from None
 
     def _stored(self, laboratory: str, sha256: str) -> bytes:
+        data = self._from_store(self._objects.get_sync, laboratory, sha256)
+        if len(data) > self._max_bytes:
+            raise SlideFailed(Reason.IMAGE_TOO_LARGE, _too_large(self._max_bytes))
+        return data
+
+    def _open_stored(self, laboratory: str, sha256: str) -> int:
+        return self._from_store(self._objects.open_sync, laboratory, sha256)
+
+    @staticmethod
+    def _from_store(get: Callable[[str], T], laboratory: str, sha256: str) -> T:
         if not _SHA256.fullmatch(sha256) or not _LABORATORY.fullmatch(laboratory):
             raise SlideFailed(Reason.REFERENCE_DENIED, "The image is not named by a SHA-256 in lower-case hex.")
         try:
-            data = self._objects.get_sync(slide_path(laboratory, sha256))
+            return get(slide_path(laboratory, sha256))
         except NotFound:
             raise SlideFailed(
                 Reason.REFERENCE_NOT_FOUND,
                 "No image with this SHA-256 was uploaded by this laboratory; upload it first.",
             ) from None
-        if len(data) > self._max_bytes:
-            raise SlideFailed(Reason.IMAGE_TOO_LARGE, _too_large(self._max_bytes))
-        return data
 
     def _file(self, uri: str, max_bytes: int) -> bytes:
+        file = SlideFile(self._open_file(uri))
+        try:
+            if file.size > max_bytes:
+                raise _Refused(Reason.IMAGE_TOO_LARGE, _too_large(max_bytes))
+            data = file.read(max_bytes + 1)
+        except OSError as error:
+            raise _unopened(error) from None
+        finally:
+            file.close()
+        if len(data) > max_bytes:  # it grew
+            raise _Refused(Reason.IMAGE_TOO_LARGE, _too_large(max_bytes))
+        return data
+
+    def _open_file(self, uri: str) -> int:
         try:
             path = local_path(uri)
         except NotLocal as refused:
@@ -111,14 +199,14 @@ class ReferenceOpener:
         except OSError as error:
             raise _unopened(error) from None
         try:
-            return self._read_regular(handle, max_bytes)
+            return self._open_regular(handle)
         except OSError as error:
             raise _unopened(error) from None
         finally:
             os.close(handle)
 
-    def _read_regular(self, handle: int, max_bytes: int) -> bytes:
-        """Reads what `handle` (O_PATH) stands for, whatever happens to its name meanwhile.
+    def _open_regular(self, handle: int) -> int:
+        """Opens what `handle` (O_PATH) stands for, whatever happens to its name meanwhile.
 
         O_PATH opens nothing: no FIFO waits and no device acts. What was found is judged by where it really lies, after
         all links, and only then that same file is opened for reading through its handle.
@@ -126,16 +214,9 @@ class ReferenceOpener:
         itself = Path(f"/proc/self/fd/{handle}")
         if not under(str(itself.readlink()), self._real_roots):
             raise _denied("leads outside the folders that this server may read")
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise _denied("is not a regular file")
-        if status.st_size > max_bytes:
-            raise _Refused(Reason.IMAGE_TOO_LARGE, _too_large(max_bytes))
-        with itself.open("rb") as file:
-            data = file.read(max_bytes + 1)
-        if len(data) > max_bytes:  # it grew
-            raise _Refused(Reason.IMAGE_TOO_LARGE, _too_large(max_bytes))
-        return data
+        return os.open(itself, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class _Refused(Exception):
@@ -148,6 +229,12 @@ class _Refused(Exception):
 
 def _denied(what: str) -> _Refused:
     return _Refused(Reason.REFERENCE_DENIED, f"The reference {what}.")
+
+
+def _mismatch() -> SlideFailed:
+    return SlideFailed(
+        Reason.CHECKSUM_MISMATCH, "The image does not have the SHA-256 that was given for it; send it again."
+    )
 
 
 def _too_large(max_bytes: int) -> str:

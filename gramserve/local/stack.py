@@ -26,6 +26,7 @@ class StackOptions:
     """What to run and where: everything is kept below `data_dir`; ports listen on the loopback, 0 takes a free one.
 
     `metrics_port` P > 0 shows metrics of the gateway at P, of the workers at P + 1 ..., of the optimizer after them.
+    `children` are the child processes of all workers together; 0 is one for each CPU that may be used.
     """
 
     data_dir: Path
@@ -34,6 +35,7 @@ class StackOptions:
     workers: int = 1
     optimizer: bool = True
     metrics_port: int = 0
+    children: int = 0
 
 
 class Stack:
@@ -106,7 +108,8 @@ class Stack:
             "GRAMSERVE_GATEWAY_METRICS_PORT": str(metrics[0]),
         }
         specs = [ServiceSpec("gateway", "gateway", shared | gateway, options.gateway_port)]
-        for number, children in enumerate(shares(len(os.sched_getaffinity(0)), options.workers), start=1):
+        cpus = options.children or len(os.sched_getaffinity(0))
+        for number, children in enumerate(shares(cpus, options.workers), start=1):
             worker = {
                 "GRAMSERVE_WORKER_LISTEN": "127.0.0.1:{port}",
                 "GRAMSERVE_WORKER_METRICS_PORT": str(metrics[number]),

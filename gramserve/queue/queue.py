@@ -35,7 +35,7 @@ from gramserve.queue.states import (
 
 CHUNK = 1000  # slides a script call: a few milliseconds in which Redis serves nobody else
 SWEEP = 100  # leases a sweep takes back at most
-LEASE_FIELDS = 10
+LEASE_FIELDS = 11
 MAX_INDEX = 999_999  # entries of a batch sort by their six digits
 MAX_DUE_MS = 2**42 - 1  # the year 2109; from there on begins the score of ROUTINE
 REPLY_GRACE_S = 2.0  # what a blocking read may take beyond the time it was asked to block
@@ -133,16 +133,18 @@ class Queue:
 
     # Working.
 
-    async def lease(self, worker: str, n: int, *, idle: bool) -> list[Lease]:
+    async def lease(self, worker: str, n: int, *, idle: bool, stat_only: bool = False) -> list[Lease]:
         """Leases at most `n` slides, the best first: STAT, then due time, then order of submission.
 
         `idle` says that the worker runs nothing. Only then can it get a slide that runs alone, which comes by itself.
-        A worker that drains gets nothing. One call at a time per worker: when an answer is lost on the way, the
-        next call of this object gives back, uncharged, what the lost one had leased.
+        A worker that drains gets nothing. `stat_only` leaves routine slides where they are.
+        One call at a time per worker: when an answer is lost on the way, the next call of this object gives back,
+        uncharged, what the lost one had leased.
         """
         call, lost = next(self._calls), self._unanswered.get(worker, "")
         self._unanswered.setdefault(worker, call)
-        reply = await self._scripts.run("lease", worker, n, int(idle), _ms(self.lease_s), self._instance, call, lost)
+        caller = (self._instance, call, lost)
+        reply = await self._scripts.run("lease", worker, n, int(idle), _ms(self.lease_s), *caller, int(stat_only))
         self._unanswered.pop(worker, None)
         return self._leases(reply)
 
@@ -205,14 +207,21 @@ class Queue:
         return await self._stop(batch, "EXPIRED")
 
     async def finish(
-        self, batch: str, state: str, *, expected_round: int | None = None, retention_s: float = 3600.0
+        self,
+        batch: str,
+        state: str,
+        *,
+        expected_round: int | None = None,
+        retention_s: float = 3600.0,
+        retention_slides: int = 10_000,
     ) -> bool:
         """Appends the terminal event `state` of the batch, and has Redis forget the batch after `retention_s`.
 
+        The oldest ended batches are forgotten before, when all of them together have more than `retention_slides`.
         False when it is unknown, was finished before, still has live slides or is in another round than expected.
         """
         expected = "" if expected_round is None else expected_round
-        return bool(await self._scripts.run("finish", batch, state, _ms(retention_s), expected))
+        return bool(await self._scripts.run("finish", batch, state, _ms(retention_s), expected, retention_slides))
 
     # Keeping order.
 
@@ -275,10 +284,11 @@ class Queue:
         """At most `limit` events of the batch with a sequence above `after`, in order."""
         with translated():
             found = await self._redis.xrange(f"{self._tag}:events:{batch}", f"{after + 1}-0", "+", count=limit)
-        return [
-            Event(int(name.partition("-")[0]), int(f["i"]), f["s"], int(f["a"]), int(f["t"]) / 1000)
-            for name, f in cast("list[tuple[str, dict[str, str]]]", found)
-        ]
+        return _events(found)
+
+    async def next_events(self, batch: str, after: int, limit: int, timeout_s: float) -> list[Event]:
+        """`events`, as soon as there is one; none after `timeout_s`. One round trip."""
+        return _events(await self._read(f"{self._tag}:events:{batch}", f"{after}-0", timeout_s, limit))
 
     async def wait_events(self, batch: str, after: int, timeout_s: float) -> None:
         """Returns as soon as the batch has an event above `after`, at the latest after `timeout_s`."""
@@ -290,7 +300,7 @@ class Queue:
         It does not ring for a delayed slide that becomes due: wait for a second or so at a time.
         """
         rung = await self._read(f"{self._tag}:bell", self._bell, timeout_s)
-        self._bell = rung or self._bell
+        self._bell = rung[-1][0] if rung else self._bell
 
     async def depth(self) -> Depth:
         """What waits and runs in the lane now."""
@@ -322,13 +332,15 @@ class Queue:
             ended += count
         return ended
 
-    async def _read(self, stream: str, after: str, timeout_s: float) -> str | None:
-        """The last id of the first batch of entries above `after`, waiting for one; None when there is none in time."""
+    async def _read(
+        self, stream: str, after: str, timeout_s: float, limit: int = 1
+    ) -> list[tuple[str, dict[str, str]]]:
+        """The first entries above `after`, waiting for one; none when there is none in time."""
         with translated():
             async with asyncio.timeout(timeout_s + REPLY_GRACE_S):
                 # BLOCK 0 would be for ever.
-                found = await self._blocking.xread({stream: after}, count=1, block=max(_ms(timeout_s), 1))
-        return str(cast("Any", found)[0][1][-1][0]) if found else None
+                found = await self._blocking.xread({stream: after}, count=limit, block=max(_ms(timeout_s), 1))
+        return cast("Any", found)[0][1] if found else []
 
     def _leases(self, reply: Sequence[Any]) -> list[Lease]:
         return [
@@ -344,9 +356,10 @@ class Queue:
                 digest=digest,
                 queued_s=queued_ms / 1000,
                 expires_s=lease_ms / 1000,
+                stat=bool(stat),
             )
             for (
-                batch, index, number, token, attempts, crashes, version, digest, queued_ms, lease_ms,
+                batch, index, number, token, attempts, crashes, version, digest, queued_ms, lease_ms, stat,
             ) in _rows(reply, LEASE_FIELDS)
         ]  # fmt: skip
 
@@ -363,6 +376,14 @@ class Queue:
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
+
+
+def _events(entries: Any) -> list[Event]:
+    found = []
+    for name, fields in entries:
+        index, state, attempts, time_ms = fields["e"].split(" ")
+        found.append(Event(int(name.partition("-")[0]), int(index), state, int(attempts), int(time_ms) / 1000))
+    return found
 
 
 def _named(leases: Sequence[Lease]) -> list[str]:

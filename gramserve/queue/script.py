@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -24,10 +25,24 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """The transition in `scripts/{name}.lua`, with the prelude before it."""
+    """The transition in `scripts/{name}.lua`, behind what it needs of the prelude, before the writing of its counts."""
     folder = files("gramserve.queue") / "scripts"
-    source = "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", name))
+    prelude, transition = ((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", name))
+    body = f"local function transition()\n{transition}\nend\nlocal reply = transition()\nwrite_counts()\nreturn reply\n"
+    source = _needed(prelude, body) + body
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def _needed(prelude: str, body: str) -> str:
+    """The paragraphs of the prelude whose names `body` uses, or one of them does: making all functions costs time."""
+    needed = ""
+    for paragraph in reversed(re.split(r"\n\n(?=\S)", prelude)):
+        code = "\n".join(line for line in paragraph.splitlines() if not line.startswith("--"))
+        names = re.findall(r"^local (?:function )?([\w, ]+)", code, re.MULTILINE)
+        used = set(re.findall(r"\w+", needed + body))
+        if used.intersection(re.findall(r"\w+", " ".join(names))):
+            needed = f"{code}\n{needed}"
+    return needed
 
 
 class Scripts:

@@ -24,7 +24,8 @@ class Lease:
     `token` fences it: every later transition must carry it. `attempts` errors and `crashes` lost leases lie behind
     it, not counting this delivery. `alone` asks the worker to run nothing
     beside it. `version` and `digest` name the frozen model. `queued_s` runs from acceptance of the batch to this
-    lease, by the server's clock; `expires_s` is the length of the lease, to be counted from *before* the call.
+    lease, by the server's clock; `expires_s` is the length of the lease, to be counted from *before* the call. `stat`
+    says that the batch is STAT.
     """
 
     batch: str
@@ -38,6 +39,7 @@ class Lease:
     digest: str
     queued_s: float
     expires_s: float
+    stat: bool = False
 
     @property
     def entry(self) -> str:

@@ -33,6 +33,7 @@ class ErrorsAndMetrics(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._max_message_bytes = max_message_bytes
         self._log = log.get()
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
@@ -46,6 +47,11 @@ class ErrorsAndMetrics(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if method.startswith(("/grpc.health.", "/grpc.reflection.")):
             return handler
+        if method not in self._wrapped:  # the service's own methods: there are few of them
+            self._wrapped[method] = self._wrap(method, handler)
+        return self._wrapped[method]
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
         if handler.response_streaming:
             make = (
                 grpc.stream_stream_rpc_method_handler

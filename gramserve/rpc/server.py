@@ -56,6 +56,11 @@ class RpcServer:
         for name in self._names:
             await self._health.set(name, status)
 
+    async def set_one_serving(self, name: str, serving: bool) -> None:
+        """Answer health checks of `name`, which need not be a service, apart from all others."""
+        status: Any = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        await self._health.set(name, status)
+
     async def stop(self, grace_s: float) -> None:
         """NOT_SERVING at once, then finish running calls for at most `grace_s` seconds, then close."""
         await self._health.enter_graceful_shutdown()

@@ -25,6 +25,7 @@ CODES: dict[type[GramserveError], int] = {
     errors.Conflict: code_pb2.ABORTED,
     errors.Exhausted: code_pb2.RESOURCE_EXHAUSTED,
     errors.Unavailable: code_pb2.UNAVAILABLE,
+    errors.DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
     errors.Unsafe: code_pb2.FAILED_PRECONDITION,
     errors.SlideFailed: code_pb2.FAILED_PRECONDITION,
     errors.ArtifactInvalid: code_pb2.DATA_LOSS,
@@ -41,6 +42,7 @@ _CLASSES: dict[int, type[GramserveError]] = {
     code_pb2.ABORTED: errors.Conflict,
     code_pb2.RESOURCE_EXHAUSTED: errors.Exhausted,
     code_pb2.UNAVAILABLE: errors.Unavailable,
+    code_pb2.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     code_pb2.DATA_LOSS: errors.ArtifactInvalid,
 }
 

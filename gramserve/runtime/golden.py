@@ -64,5 +64,12 @@ def check_golden(engine: Engine, data: bytes, *, labels: int, input_px: int, bat
     return difference
 
 
+def golden_tiles(data: bytes) -> NDArray[np.uint8]:
+    """The tiles uint8 [G, S, S, 3] of a golden.npz that `check_golden` accepted."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        tiles: NDArray[np.uint8] = arrays["tiles"]
+    return tiles
+
+
 def _corrupt(what: str) -> ArtifactInvalid:
     return ArtifactInvalid(Reason.ARTIFACT_CORRUPT, f"{FILE} {what}.", metadata={"file": FILE})

@@ -60,9 +60,17 @@ def decode(kind: type[R], data: bytes) -> R:
         raise RecordCorrupt(kind.__name__) from None
 
 
+def field(data: bytes, name: str) -> Any:
+    """One field of a record, the others unchecked; raises RecordCorrupt when it is not there."""
+    try:
+        return _DECODER.decode(data.decode())[name]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise RecordCorrupt(name) from None
+
+
 @functools.cache
 def _field_names(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))
+    return tuple(entry.name for entry in dataclasses.fields(kind))
 
 
 def _as_dict(record: object) -> dict[str, Any]:
@@ -98,12 +106,12 @@ def _reader(hint: Any) -> Reader:  # noqa: PLR0911 - one line for each kind of f
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return hint
     hints = typing.get_type_hints(hint)
-    fields = [(field.name, _reader(hints[field.name]), _is_required(field)) for field in dataclasses.fields(hint)]
+    fields = [(entry.name, _reader(hints[entry.name]), _is_required(entry)) for entry in dataclasses.fields(hint)]
     return functools.partial(_read_record, hint, fields)
 
 
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def _is_required(entry: dataclasses.Field[Any]) -> bool:
+    return entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
 
 
 def _read_exactly(kind: type[Any], value: Any) -> Any:

@@ -13,10 +13,12 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, wait
 from contextlib import contextmanager, suppress
 
 _KNOWN_FOLDERS = 10_000
+_SYNCS_TOGETHER = 4
 # Slides are patients' data: nothing for others on the machine.
 _FILE_MODE, _FOLDER_MODE = 0o640, 0o750
 
@@ -55,6 +57,44 @@ class DurableFiles:
         # Also for the file of somebody else: it has its name, but perhaps not yet on disk.
         sync_folder(os.path.dirname(name))
         return created
+
+    def create_many(self, files: Sequence[tuple[str, bytes]], threads: Executor) -> list[bool]:
+        """`create` of each (name, data), all made durable together: less than half the cost of one after the other.
+
+        When it raises, some of them may have been written. Fsyncs wait in `threads`, which must not be those that call
+        this.
+        """
+        created = [not os.path.exists(name) for name, _ in files]
+        new = [position for position, is_new in enumerate(created) if is_new]
+        unfinished: list[tuple[str, int]] = []
+        try:
+            for position in new:
+                name, data = files[position]
+                unfinished.append(self._open_unfinished(name))
+                _write_all(unfinished[-1][1], data)
+                # A hint to begin at once, so that all of them are in one commit of the file system's journal.
+                with suppress(OSError):
+                    os.posix_fadvise(unfinished[-1][1], 0, 0, os.POSIX_FADV_DONTNEED)
+            _sync_all([descriptor for _, descriptor in unfinished], threads)
+            for position, (hidden, _) in zip(new, unfinished, strict=True):
+                try:
+                    os.link(hidden, files[position][0])
+                except FileExistsError:
+                    created[position] = False
+        finally:
+            for hidden, descriptor in unfinished:
+                os.close(descriptor)
+                discard(hidden)
+        for folder in {os.path.dirname(name) for name, _ in files}:
+            sync_folder(folder)
+        return created
+
+    def link_again(self, names: Sequence[tuple[str, str]]) -> None:
+        """Gives each file (name, second name) its second name where nothing has it; not made durable."""
+        for name, second in names:
+            self._make_folder(os.path.dirname(second))
+            with suppress(FileExistsError):
+                os.link(name, second)
 
     def replace(self, name: str, data: bytes, digest: str) -> bool:
         """Replaces the file while the SHA-256 of its content is `digest`; False when it is not."""
@@ -186,6 +226,23 @@ def _locked(name: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _sync_all(descriptors: Sequence[int], threads: Executor) -> None:
+    """Returns when all of these files are on disk: disks flush once for fsyncs that wait side by side."""
+    count = min(_SYNCS_TOGETHER, max(1, len(descriptors) // 4))
+    others = [threads.submit(_sync_each, descriptors[start::count]) for start in range(1, count)]
+    try:
+        _sync_each(descriptors[::count])
+    finally:
+        wait(others)  # nobody closes a file under an fsync
+    for other in others:
+        other.result()
+
+
+def _sync_each(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.fsync(descriptor)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -55,6 +55,11 @@ def outcome_path(laboratory: str, batch: str, number: int, index: int) -> str:
     return f"{outcome_folder(laboratory, batch, number)}/{index:06d}.json"
 
 
+def reuse_path(laboratory: str, key: str) -> str:
+    """The outcome of a slide for later slides of the same pixels; `key` is from `gramserve.store.reuse`."""
+    return f"reuse/{laboratory}/{check_sha256(key)}"
+
+
 def round_path(laboratory: str, batch: str, number: int) -> str:
     """The retry `number`, from 1 on."""
     return f"{batch_folder(laboratory, batch)}/rounds/{number}.json"
@@ -78,6 +83,11 @@ def output_folder(laboratory: str, batch: str, number: int) -> str:
 def version_folder(model: str, version: int) -> str:
     """The files of an artifact; "reserved" takes the number, manifest.json makes the version visible."""
     return f"models/{model}/versions/{version}"
+
+
+def shadow_folder(model: str, production: int, candidate: int) -> str:
+    """What came out of running the version `candidate` beside `production`: one object of each worker."""
+    return f"models/{model}/shadow/{production}-{candidate}"
 
 
 def alias_path(model: str, alias: str) -> str:

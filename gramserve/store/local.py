@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import stat
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +26,7 @@ T = TypeVar("T")
 
 # Fsyncs that wait together share one commit of the file system's journal.
 _THREADS = 8
+_SYNCING_THREADS = 4
 
 
 class LocalObjects:
@@ -38,6 +40,7 @@ class LocalObjects:
         self._token = token
         self._files = disk.DurableFiles(self._root, token)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+        self._syncing = ThreadPoolExecutor(_SYNCING_THREADS, thread_name_prefix="sync")
 
     async def put(self, path: str, data: bytes) -> None:
         """Writes or replaces an object."""
@@ -46,6 +49,16 @@ class LocalObjects:
     async def create(self, path: str, data: bytes) -> bool:
         """Writes an object unless there is one."""
         return await self._write(self._files.create, self._name(path), data)
+
+    async def create_many(self, objects: Sequence[tuple[str, bytes]]) -> Sequence[bool]:
+        """`create` for each (path, data), durable together."""
+        files = [(self._name(path), data) for path, data in objects]
+        return await self._write(self._files.create_many, files, self._syncing)
+
+    async def name_again(self, names: Sequence[tuple[str, str]]) -> None:
+        """Gives each object its second name by a hard link."""
+        pairs = [(self._name(path), self._name(second)) for path, second in names]
+        await self._write(self._files.link_again, pairs)
 
     async def put_stream(self, path: str, chunks: AsyncIterable[bytes]) -> None:
         """Writes or replaces an object from `chunks`, one in memory at a time."""
@@ -85,6 +98,16 @@ class LocalObjects:
         """`get` for code without an event loop."""
         with typed():
             return disk.read(self._name(path))
+
+    def open_sync(self, path: str) -> int:
+        """A handle of the object's own file."""
+        name = self._name(path)
+        with typed():
+            handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                os.close(handle)
+                raise ObjectMissing
+            return handle
 
     async def get_tagged(self, path: str) -> tuple[bytes, str] | None:
         """The bytes of an object and their SHA-256."""

@@ -12,6 +12,7 @@ from gramserve.errors import ArtifactInvalid, Reason
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Pixels = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
@@ -57,7 +58,9 @@ class Preprocessing(_Part):
     `tile_px`: edge of a square tile in pixels of the field. "single": the field is one tile. "grid": tiles cover the
     field, unless both its sides are at most `max_single_px`, which makes it one tile. Fields with a side under `min_px`
     are refused. "area" is OpenCV's INTER_AREA, INTER_LINEAR where it enlarges. A JPEG field is decoded at
-    1/`decode_reduction` of its size, the pixels above are those of the full size.
+    1/`decode_reduction` of its size, the pixels above are those of the full size. `mpp`: microns per pixel of the
+    fields that the model was made for; a tile of a whole slide covers `tile_px` of such pixels, and without it, or
+    where the slide does not state its own, `tile_px` pixels of level 0.
     """
 
     input_px: Pixels
@@ -69,6 +72,7 @@ class Preprocessing(_Part):
     color: Literal["RGB"] = "RGB"
     crop: Literal["center"] = "center"
     decode_reduction: Literal[1, 2, 4, 8] = 1
+    mpp: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
 
 
 class Calibration(_Part):
@@ -77,12 +81,76 @@ class Calibration(_Part):
     temperature: float = Field(gt=0.0, allow_inf_nan=False)
 
 
+class TileQuality(_Part):
+    """Which tiles are fit to read, by the measures of `gramserve.runtime.quality` on the model's input.
+
+    A tile is blank when its contrast and its saturation are both below theirs, else out of focus when its contrast is,
+    or when its sharpness over its contrast to the `focus_exponent` is below `min_focus`.
+    """
+
+    focus_exponent: float = Field(ge=0.0, allow_inf_nan=False)
+    min_focus: float = Field(ge=0.0, allow_inf_nan=False)
+    min_contrast: float = Field(ge=0.0, allow_inf_nan=False)
+    min_saturation: float = Field(ge=0.0, allow_inf_nan=False)
+
+
+class Look(_Part):
+    """What tiles look like, whatever is on them: see `gramserve.runtime.look`.
+
+    The distance of a tile is the length of (its look - `centre`) times the matrix `whitening`.
+    """
+
+    centre: Annotated[tuple[Finite, ...], Field(min_length=5, max_length=5)]
+    whitening: Annotated[
+        tuple[Annotated[tuple[Finite, ...], Field(min_length=5, max_length=5)], ...], Field(min_length=5, max_length=5)
+    ]
+    max_distance: float = Field(ge=0.0, allow_inf_nan=False)
+
+
+class Familiarity(_Part):
+    """Which slides are unlike those that the model was made with.
+
+    A tile is strange when the energy of its logits, -log sum exp (Liu et al. 2020), is above `max_energy`, or when its
+    look is further than `look.max_distance` from that of the training tiles; a slide is out of distribution when more
+    than `max_strange` of its assessed tiles are strange.
+    """
+
+    max_energy: float = Field(allow_inf_nan=False)
+    max_strange: Probability
+    look: Look | None = None
+
+
+class QuantityBands(_Part):
+    """The quantity of a finding by the share of assessed tiles that show it: the share from which each band begins.
+
+    Below `few` it is RARE. With fewer than `min_tiles` assessed tiles none is told. See docs/slide_call.md.
+    """
+
+    few: Probability
+    moderate: Probability
+    many: Probability
+    min_tiles: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _bands_ascend(self) -> QuantityBands:
+        if not 0.0 < self.few < self.moderate < self.many:
+            raise ValueError("few, moderate and many must ascend")
+        return self
+
+
 class Aggregation(_Part):
-    """How the tiles of a slide become its call.
+    """How the tiles of a slide become its call; the rules in full stand in docs/slide_call.md.
 
     A label is seen on a tile at `tile_probability` or more and is a finding when `min_tiles` tiles show it; the mean of
     its best `top_k` tiles is its probability on the slide; below `review_probability`, or that of the slide's specimen
-    type in `review_by_specimen`, a person looks; at most `max_evidence` tiles of a finding are reported.
+    type in `review_by_specimen`, a person looks; at most `max_evidence` tiles of a finding are reported. Defaults are
+    the rules of manifests that do not name them.
+
+    tile_false_alarm: share of tiles without an organism on which it is seen; a finding needs more tiles than such false
+    alarms give on all but `slide_false_alarm` of slides. min_assessed_tiles: fewer tiles fit to read make no call that
+    nothing is there, nor do they when more than `max_unfit` of those that are not blank are out of focus or at the
+    wrong magnification. max_scale: how many times as large or as small as the model's own the tiles of a slide may be.
+    review_mixed: mixed growth is reviewed, but for specimen types in `mixed_usual_in`.
     """
 
     tile_probability: Probability
@@ -91,11 +159,29 @@ class Aggregation(_Part):
     review_probability: Probability
     max_evidence: int = Field(ge=0)
     review_by_specimen: dict[str, Probability] = Field(default_factory=dict)
+    tile_false_alarm: Probability = 0.0
+    slide_false_alarm: Probability = 0.01
+    min_assessed_tiles: int = Field(default=1, ge=1)
+    max_unfit: Probability = 1.0
+    max_scale: float | None = Field(default=None, ge=1.0, allow_inf_nan=False)
+    review_mixed: bool = False
+    mixed_usual_in: tuple[str, ...] = ()
+    quality: TileQuality | None = None
+    familiarity: Familiarity | None = None
+    quantity: QuantityBands | None = None
+
+    @property
+    def looks_at_tiles(self) -> bool:
+        """True when a rule needs the measures of `gramserve.runtime.quality`."""
+        return self.quality is not None or (self.familiarity is not None and self.familiarity.look is not None)
 
     def for_specimen(self, specimen_type: str) -> Aggregation:
         """The rules for a slide of this specimen type ("" where it is not known)."""
         threshold = self.review_by_specimen.get(specimen_type, self.review_probability)
-        return self.model_copy(update={"review_probability": threshold})
+        mixed = self.review_mixed and specimen_type not in self.mixed_usual_in
+        if (threshold, mixed) == (self.review_probability, self.review_mixed):
+            return self
+        return self.model_copy(update={"review_probability": threshold, "review_mixed": mixed})
 
 
 class EngineSettings(_Part):

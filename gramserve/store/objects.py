@@ -28,6 +28,15 @@ class ObjectStore(Protocol):
     async def create(self, path: str, data: bytes) -> bool:
         """Writes an object unless there is one; False, with the existing one durable, when there is."""
 
+    async def create_many(self, objects: Sequence[tuple[str, bytes]]) -> Sequence[bool]:
+        """`create` for each (path, data), all of them durable when it returns: much cheaper together. No path twice.
+
+        When it raises, some of them may have been written; the same call again then says False for those.
+        """
+
+    async def name_again(self, names: Sequence[tuple[str, str]]) -> None:
+        """Gives each object (path, second path) its second name too, unless that is taken. Not durable: a hint."""
+
     async def put_stream(self, path: str, chunks: AsyncIterable[bytes]) -> None:
         """Writes or replaces an object in bounded memory; what `chunks` raises is raised, and nothing is written."""
 
@@ -42,6 +51,9 @@ class ObjectStore(Protocol):
 
     def get_sync(self, path: str) -> bytes:
         """`get` for code without an event loop."""
+
+    def open_sync(self, path: str) -> int:
+        """A handle of a file with the bytes of an object, for the caller to close; raises ObjectMissing."""
 
     async def get_tagged(self, path: str) -> tuple[bytes, str] | None:
         """The bytes of an object and a tag that changes with them; None when it is missing."""

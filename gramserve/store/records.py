@@ -95,6 +95,7 @@ class BatchRecord(Record):
     """A batch as it was accepted; never changes.
 
     `model` is what was asked for, `model_version` ("models/m/versions/3") and `model_digest` what it was frozen to.
+    `reuse_results`: slides whose pixels were called before may get that call.
     """
 
     laboratory: str
@@ -110,6 +111,7 @@ class BatchRecord(Record):
     max_failed_ratio: float
     annotations: dict[str, str]
     create_time: float
+    reuse_results: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,8 @@ class OutcomeRecord(Record):
     """The one terminal outcome of a slide in a round: SUCCEEDED with `call` (Call.to_json) or FAILED with `error`.
 
     `attempts` counts deliveries, this one included; `queue_s` is acceptance to first lease; `inference_s` is time
-    inside the engine; `time` is when the outcome was written.
+    inside the engine; `time` is when the outcome was written; `reused`: the call is that of an earlier slide with the
+    same pixels, artifact and specimen type, and `engine` is what made it then.
     """
 
     index: int
@@ -148,6 +151,7 @@ class OutcomeRecord(Record):
     queue_s: float = 0.0
     inference_s: float = 0.0
     time: float = 0.0
+    reused: bool = False
 
     @property
     def review_required(self) -> bool:
@@ -208,8 +212,13 @@ class FinalRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class AliasRecord(Record):
-    """What a movable name of a model stands for; `history` has the versions it stood for before, oldest first."""
+    """What a movable name of a model stands for; `history` has the versions it stood for before, oldest first.
+
+    `version` 0 is none: the alias was removed. `share` (0 to 1) is for the alias "shadow": the part of production's
+    slides that it runs, too.
+    """
 
     version: int
     history: tuple[int, ...] = ()
     time: float = 0.0
+    share: float = 0.0

@@ -7,7 +7,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gramserve.errors import ArtifactInvalid, Conflict, InvalidInput, NotFound, PreconditionFailed, Reason
 from gramserve.store import layout
@@ -17,6 +17,8 @@ from gramserve.store.recent import Recent
 from gramserve.store.records import AliasRecord
 
 PRODUCTION = "production"
+SHADOW = "shadow"
+DEFAULT_SHARE = 0.1
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _OWN_FILES = {"manifest.json", "reserved"}
@@ -132,24 +134,51 @@ class Registry:
     async def alias(self, model: str, name: str) -> AliasRecord | None:
         """What `name` stands for; None when it stands for nothing. Raises RecordCorrupt."""
         try:
-            return AliasRecord.from_json(
+            record = AliasRecord.from_json(
                 await self._objects.get(layout.alias_path(_check_model(model), _check_alias(name)))
             )
         except ObjectMissing:
             return None
+        return record if record.version else None
 
-    async def promote(self, model: str, version: int, alias: str = PRODUCTION) -> AliasRecord:
-        """Makes `alias` stand for `version`; nothing happens when it does. Raises NotFound, Conflict."""
+    async def promote(
+        self, model: str, version: int, alias: str = PRODUCTION, *, share: float | None = None
+    ) -> AliasRecord:
+        """Makes `alias` stand for `version`; nothing happens when it does.
+
+        `share` (above 0, at most 1) is for the alias "shadow": the part of production's slides that it runs; None is
+        what it was, or a tenth. Raises InvalidInput, NotFound, Conflict.
+        """
+        _check_share(alias, share)
         await self.manifest(model, version)
 
         def change(before: AliasRecord | None) -> AliasRecord:
+            kept = before.share if before is not None and before.share else DEFAULT_SHARE
+            wanted = 0.0 if alias != SHADOW else kept if share is None else share
             if before is None:
-                return AliasRecord(version, (), self._clock())
+                return AliasRecord(version, (), self._clock(), wanted)
             if before.version == version:
-                return before
-            return AliasRecord(version, (*before.history, before.version)[-_HISTORY:], self._clock())
+                return before if before.share == wanted else replace(before, time=self._clock(), share=wanted)
+            return AliasRecord(version, _history(before), self._clock(), wanted)
 
         return await self._move(model, alias, change)
+
+    async def remove(self, model: str, alias: str) -> None:
+        """Makes `alias` stand for nothing; its history stays, so that `rollback` brings it back.
+
+        Raises InvalidInput for "production", which is moved but never removed; Conflict.
+        """
+        if alias == PRODUCTION:
+            raise _invalid_name("alias", 'must not be "production": promote another version, or roll back')
+        if await self.alias(model, alias) is None:
+            return
+
+        def change(before: AliasRecord | None) -> AliasRecord:
+            if before is None or not before.version:
+                return before or AliasRecord(0)
+            return AliasRecord(0, _history(before), self._clock(), before.share)
+
+        await self._move(model, alias, change)
 
     async def rollback(self, model: str, alias: str = PRODUCTION) -> AliasRecord:
         """Makes `alias` stand for what it stood for before that; the last version leaves the history.
@@ -162,7 +191,7 @@ class Registry:
                 raise PreconditionFailed(
                     Reason.NOTHING_TO_ROLL_BACK, "No version was promoted before the one that serves now."
                 )
-            return AliasRecord(before.history[-1], before.history[:-1], self._clock())
+            return AliasRecord(before.history[-1], before.history[:-1], self._clock(), before.share)
 
         return await self._move(model, alias, change)
 
@@ -225,6 +254,18 @@ def _check_alias(alias: str) -> str:
     if _NAME.fullmatch(alias) is None:
         raise _invalid_name("alias", "must be 1 to 63 of [a-z0-9-], a letter first")
     return alias
+
+
+def _check_share(alias: str, share: float | None) -> None:
+    if share is None or (alias == SHADOW and 0 < share <= 1):
+        return
+    wrong = "must be above 0 and at most 1" if alias == SHADOW else 'is for the alias "shadow" only'
+    raise InvalidInput(Reason.INVALID_FIELD, f"share {wrong}", violations=[("share", wrong)])
+
+
+def _history(before: AliasRecord) -> tuple[int, ...]:
+    """The history of what comes after `before`."""
+    return (*before.history, before.version)[-_HISTORY:] if before.version else before.history
 
 
 def _invalid_name(field: str, wrong: str) -> InvalidInput:

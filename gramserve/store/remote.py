@@ -8,6 +8,8 @@ says False, and its caller reads back its own object.
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from datetime import timedelta
 
@@ -24,6 +26,7 @@ from gramserve.store.paths import ObjectInfo, check_after, check_folder, check_p
 _STREAM_PART_BYTES = 8 * 1024 * 1024
 _STREAM_CONCURRENCY = 2
 _GET_CONCURRENCY = 16
+_CREATE_CONCURRENCY = 32
 _LIST_PAGE = 1000
 
 
@@ -58,6 +61,27 @@ class RemoteObjects:
             except AlreadyExistsError:
                 return False
             return True
+
+    async def create_many(self, objects: Sequence[tuple[str, bytes]]) -> Sequence[bool]:
+        """`create` for each (path, data), several at a time."""
+        turns = asyncio.Semaphore(_CREATE_CONCURRENCY)
+
+        async def create(path: str, data: bytes) -> bool:
+            async with turns:
+                return await self.create(path, data)
+
+        return await asyncio.gather(*(create(path, data) for path, data in objects))
+
+    async def name_again(self, names: Sequence[tuple[str, str]]) -> None:
+        """Copies each object within the storage; one that has the second name is replaced, which says the same."""
+        turns = asyncio.Semaphore(_CREATE_CONCURRENCY)
+
+        async def copy(path: str, second: str) -> None:
+            async with turns:
+                await obstore.copy_async(self._backend, check_path(path), check_path(second))
+
+        with typed(writing=True):
+            await asyncio.gather(*(copy(path, second) for path, second in names))
 
     async def put_stream(self, path: str, chunks: AsyncIterable[bytes]) -> None:
         """Writes or replaces an object by a multipart upload, which is given up when `chunks` raises."""
@@ -127,6 +151,14 @@ class RemoteObjects:
         """`get` for code without an event loop."""
         with typed():
             return bytes(obstore.get(self._backend, check_path(path)).bytes())
+
+    def open_sync(self, path: str) -> int:
+        """A handle of a copy on this machine that has no name: it is gone when the handle is closed."""
+        with typed(), tempfile.TemporaryFile() as copy:
+            for chunk in obstore.get(self._backend, check_path(path)).stream(min_chunk_size=_STREAM_PART_BYTES):
+                copy.write(chunk)
+            copy.flush()
+            return os.dup(copy.fileno())
 
     async def get_tagged(self, path: str) -> tuple[bytes, str] | None:
         """The bytes of an object and its ETag."""

@@ -97,7 +97,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_EMPTY_IMAGE: _ErrorReason.ValueType  # 36
     """An image has no bytes."""
     ERROR_REASON_UNSUPPORTED_FORMAT: _ErrorReason.ValueType  # 37
-    """An image is not a JPEG, PNG or TIFF file."""
+    """An image is not a JPEG, PNG, TIFF or DICOM file, nor a whole slide."""
     ERROR_REASON_UNSUPPORTED_PIXEL_FORMAT: _ErrorReason.ValueType  # 38
     """An image has a pixel format that is not read, e.g. CMYK."""
     ERROR_REASON_CORRUPT_IMAGE: _ErrorReason.ValueType  # 39
@@ -126,6 +126,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """deliver_by passed."""
     ERROR_REASON_TOO_MANY_FAILURES: _ErrorReason.ValueType  # 51
     """More slides failed than max_failed_ratio allows."""
+    ERROR_REASON_NOT_A_SLIDE: _ErrorReason.ValueType  # 64
+    """A DICOM file that is no whole slide: another kind of image, or only a label or overview of a slide."""
+    ERROR_REASON_SLIDE_UNREADABLE: _ErrorReason.ValueType  # 65
+    """A whole slide, or a region of it, cannot be read: damaged, or of a kind that no reader knows."""
     ERROR_REASON_ARTIFACT_INCOMPLETE: _ErrorReason.ValueType  # 52
     """A file of the artifact is missing."""
     ERROR_REASON_ARTIFACT_CORRUPT: _ErrorReason.ValueType  # 53
@@ -231,7 +235,7 @@ ERROR_REASON_WRONG_OFFSET: ErrorReason.ValueType  # 35
 ERROR_REASON_EMPTY_IMAGE: ErrorReason.ValueType  # 36
 """An image has no bytes."""
 ERROR_REASON_UNSUPPORTED_FORMAT: ErrorReason.ValueType  # 37
-"""An image is not a JPEG, PNG or TIFF file."""
+"""An image is not a JPEG, PNG, TIFF or DICOM file, nor a whole slide."""
 ERROR_REASON_UNSUPPORTED_PIXEL_FORMAT: ErrorReason.ValueType  # 38
 """An image has a pixel format that is not read, e.g. CMYK."""
 ERROR_REASON_CORRUPT_IMAGE: ErrorReason.ValueType  # 39
@@ -260,6 +264,10 @@ ERROR_REASON_EXPIRED: ErrorReason.ValueType  # 50
 """deliver_by passed."""
 ERROR_REASON_TOO_MANY_FAILURES: ErrorReason.ValueType  # 51
 """More slides failed than max_failed_ratio allows."""
+ERROR_REASON_NOT_A_SLIDE: ErrorReason.ValueType  # 64
+"""A DICOM file that is no whole slide: another kind of image, or only a label or overview of a slide."""
+ERROR_REASON_SLIDE_UNREADABLE: ErrorReason.ValueType  # 65
+"""A whole slide, or a region of it, cannot be read: damaged, or of a kind that no reader knows."""
 ERROR_REASON_ARTIFACT_INCOMPLETE: ErrorReason.ValueType  # 52
 """A file of the artifact is missing."""
 ERROR_REASON_ARTIFACT_CORRUPT: ErrorReason.ValueType  # 53

@@ -27,7 +27,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gramserve/v1/model.proto\x12\x0cgramserve.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb6\x02\n\x05Label\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x04kind\x18\x02 \x01(\x0e\x32\x18.gramserve.v1.Label.KindB\x04\xe2\x41\x01\x02\x12,\n\x04gram\x18\x03 \x01(\x0e\x32\x18.gramserve.v1.Label.GramB\x04\xe2\x41\x01\x01\x12\x18\n\nmorphology\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x61rrangement\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"D\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fKIND_BACKGROUND\x10\x01\x12\x11\n\rKIND_ORGANISM\x10\x02\"B\n\x04Gram\x12\x14\n\x10GRAM_UNSPECIFIED\x10\x00\x12\x11\n\rGRAM_POSITIVE\x10\x01\x12\x11\n\rGRAM_NEGATIVE\x10\x02\"\xa2\x01\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12*\n\x07\x61liases\x18\x02 \x03(\x0b\x32\x13.gramserve.v1.AliasB\x04\xe2\x41\x01\x03\x12\x1c\n\x0elatest_version\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x03:;\xea\x41\x38\n\x17gramserve.example/Model\x12\x0emodels/{model}*\x06models2\x05model\"i\n\x05\x41lias\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07version\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"\x89\x04\n\x0cModelVersion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x06\x64igest\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x61rchitecture\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12)\n\x06labels\x18\x04 \x03(\x0b\x32\x13.gramserve.v1.LabelB\x04\xe2\x41\x01\x03\x12\x14\n\x06recipe\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08\x61\x63\x63uracy\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12!\n\x13\x63heckpoint_accuracy\x18\x08 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x1f\n\x11images_per_second\x18\t \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06proved\x18\n \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x61liases\x18\x0c \x03(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_ratio\x18\r \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bspeed_ratio\x18\x0e \x01(\x01\x42\x04\xe2\x41\x01\x03:c\xea\x41`\n\x1egramserve.example/ModelVersion\x12!models/{model}/versions/{version}*\rmodelVersions2\x0cmodelVersionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gramserve/v1/model.proto\x12\x0cgramserve.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb6\x02\n\x05Label\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\x04kind\x18\x02 \x01(\x0e\x32\x18.gramserve.v1.Label.KindB\x04\xe2\x41\x01\x02\x12,\n\x04gram\x18\x03 \x01(\x0e\x32\x18.gramserve.v1.Label.GramB\x04\xe2\x41\x01\x01\x12\x18\n\nmorphology\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x61rrangement\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"D\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fKIND_BACKGROUND\x10\x01\x12\x11\n\rKIND_ORGANISM\x10\x02\"B\n\x04Gram\x12\x14\n\x10GRAM_UNSPECIFIED\x10\x00\x12\x11\n\rGRAM_POSITIVE\x10\x01\x12\x11\n\rGRAM_NEGATIVE\x10\x02\"\xa2\x01\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12*\n\x07\x61liases\x18\x02 \x03(\x0b\x32\x13.gramserve.v1.AliasB\x04\xe2\x41\x01\x03\x12\x1c\n\x0elatest_version\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x03:;\xea\x41\x38\n\x17gramserve.example/Model\x12\x0emodels/{model}*\x06models2\x05model\"~\n\x05\x41lias\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07version\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x05share\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x03\"\xbb\x06\n\x0bModelShadow\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12 \n\x12production_version\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0eshadow_version\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x13\n\x05share\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0e\x63ompared_count\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x35\n\x06\x63ounts\x18\x06 \x03(\x0b\x32\x1f.gramserve.v1.ModelShadow.CountB\x04\xe2\x41\x01\x03\x12\x37\n\tagreement\x18\x07 \x01(\x0b\x32\x1e.gramserve.v1.ModelShadow.RateB\x04\xe2\x41\x01\x03\x12\x38\n\nvery_major\x18\x08 \x01(\x0b\x32\x1e.gramserve.v1.ModelShadow.RateB\x04\xe2\x41\x01\x03\x12\x19\n\x0bspeed_ratio\x18\t \x01(\x01\x42\x04\xe2\x41\x01\x03\x1a\\\n\x05\x43ount\x12\x38\n\x07verdict\x18\x01 \x01(\x0e\x32!.gramserve.v1.ModelShadow.VerdictB\x04\xe2\x41\x01\x03\x12\x19\n\x0bslide_count\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03\x1a\x42\n\x04Rate\x12\x13\n\x05value\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x11\n\x03low\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x12\n\x04high\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x03\"\xe7\x01\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11VERDICT_GRAM_FLIP\x10\x01\x12\x1b\n\x17VERDICT_MISSED_ORGANISM\x10\x02\x12\x1b\n\x17VERDICT_OUTCOME_DIFFERS\x10\x03\x12\x1b\n\x17VERDICT_FINDINGS_DIFFER\x10\x04\x12\x1a\n\x16VERDICT_REVIEW_DIFFERS\x10\x05\x12\x10\n\x0cVERDICT_SAME\x10\x06\x12\x12\n\x0eVERDICT_FAILED\x10\x07\x12\x13\n\x0fVERDICT_SKIPPED\x10\x08:T\xea\x41Q\n\x1dgramserve.example/ModelShadow\x12\x15models/{model}/shadow*\x0cmodelShadows2\x0bmodelShadow\"\x89\x04\n\x0cModelVersion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x06\x64igest\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x61rchitecture\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12)\n\x06labels\x18\x04 \x03(\x0b\x32\x13.gramserve.v1.LabelB\x04\xe2\x41\x01\x03\x12\x14\n\x06recipe\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08\x61\x63\x63uracy\x18\x07 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12!\n\x13\x63heckpoint_accuracy\x18\x08 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x1f\n\x11images_per_second\x18\t \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06proved\x18\n \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x61liases\x18\x0c \x03(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_ratio\x18\r \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x19\n\x0bspeed_ratio\x18\x0e \x01(\x01\x42\x04\xe2\x41\x01\x03:c\xea\x41`\n\x1egramserve.example/ModelVersion\x12!models/{model}/versions/{version}*\rmodelVersions2\x0cmodelVersionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,6 +58,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ALIAS'].fields_by_name['version']._serialized_options = b'\342A\001\003'
   _globals['_ALIAS'].fields_by_name['update_time']._loaded_options = None
   _globals['_ALIAS'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
+  _globals['_ALIAS'].fields_by_name['share']._loaded_options = None
+  _globals['_ALIAS'].fields_by_name['share']._serialized_options = b'\342A\001\003'
+  _globals['_MODELSHADOW_COUNT'].fields_by_name['verdict']._loaded_options = None
+  _globals['_MODELSHADOW_COUNT'].fields_by_name['verdict']._serialized_options = b'\342A\001\003'
+  _globals['_MODELSHADOW_COUNT'].fields_by_name['slide_count']._loaded_options = None
+  _globals['_MODELSHADOW_COUNT'].fields_by_name['slide_count']._serialized_options = b'\342A\001\003'
+  _globals['_MODELSHADOW_RATE'].fields_by_name['value']._loaded_options = None
+  _globals['_MODELSHADOW_RATE'].fields_by_name['value']._serialized_options = b'\342A\001\003'
+  _globals['_MODELSHADOW_RATE'].fields_by_name['low']._loaded_options = None
+  _globals['_MODELSHADOW_RATE'].fields_by_name['low']._serialized_options = b'\342A\001\003'
+  _globals['_MODELSHADOW_RATE'].fields_by_name['high']._loaded_options = None
+  _globals['_MODELSHADOW_RATE'].fields_by_name['high']._serialized_options = b'\342A\001\003'
+  _globals['_MODELSHADOW'].fields_by_name['name']._loaded_options = None
+  _globals['_MODELSHADOW'].fields_by_name['name']._serialized_options = b'\342A\001\010'
+  _globals['_MODELSHADOW'].fields_by_name['production_version']._loaded_options = None
+  _globals['_MODELSHADOW'].fields_by_name['production_version']._serialized_options = b'\342A\001\003'
+  _globals['_MODELSHADOW'].fields_by_name['shadow_version']._loaded_options = None
+  _globals['_MODELSHADOW'].fields_by_name['shadow_version']._serialized_options = b'\342A\001\003'
+  _globals['_MODELSHADOW'].fields_by_name['share']._loaded_options = None
+  _globals['_MODELSHADOW'].fields_by_name['share']._serialized_options = b'\342A\001\003'
+  _globals['_MODELSHADOW'].fields_by_name['compared_count']._loaded_options = None
+  _globals['_MODELSHADOW'].fields_by_name['compared_count']._serialized_options = b'\342A\001\003'
+  _globals['_MODELSHADOW'].fields_by_name['counts']._loaded_options = None
+  _globals['_MODELSHADOW'].fields_by_name['counts']._serialized_options = b'\342A\001\003'
+  _globals['_MODELSHADOW'].fields_by_name['agreement']._loaded_options = None
+  _globals['_MODELSHADOW'].fields_by_name['agreement']._serialized_options = b'\342A\001\003'
+  _globals['_MODELSHADOW'].fields_by_name['very_major']._loaded_options = None
+  _globals['_MODELSHADOW'].fields_by_name['very_major']._serialized_options = b'\342A\001\003'
+  _globals['_MODELSHADOW'].fields_by_name['speed_ratio']._loaded_options = None
+  _globals['_MODELSHADOW'].fields_by_name['speed_ratio']._serialized_options = b'\342A\001\003'
+  _globals['_MODELSHADOW']._loaded_options = None
+  _globals['_MODELSHADOW']._serialized_options = b'\352AQ\n\035gramserve.example/ModelShadow\022\025models/{model}/shadow*\014modelShadows2\013modelShadow'
   _globals['_MODELVERSION'].fields_by_name['name']._loaded_options = None
   _globals['_MODELVERSION'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_MODELVERSION'].fields_by_name['digest']._loaded_options = None
@@ -97,7 +129,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL']._serialized_start=449
   _globals['_MODEL']._serialized_end=611
   _globals['_ALIAS']._serialized_start=613
-  _globals['_ALIAS']._serialized_end=718
-  _globals['_MODELVERSION']._serialized_start=721
-  _globals['_MODELVERSION']._serialized_end=1242
+  _globals['_ALIAS']._serialized_end=739
+  _globals['_MODELSHADOW']._serialized_start=742
+  _globals['_MODELSHADOW']._serialized_end=1569
+  _globals['_MODELSHADOW_COUNT']._serialized_start=1089
+  _globals['_MODELSHADOW_COUNT']._serialized_end=1181
+  _globals['_MODELSHADOW_RATE']._serialized_start=1183
+  _globals['_MODELSHADOW_RATE']._serialized_end=1249
+  _globals['_MODELSHADOW_VERDICT']._serialized_start=1252
+  _globals['_MODELSHADOW_VERDICT']._serialized_end=1483
+  _globals['_MODELVERSION']._serialized_start=1572
+  _globals['_MODELVERSION']._serialized_end=2093
 # @@protoc_insertion_point(module_scope)

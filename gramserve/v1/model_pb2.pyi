@@ -145,10 +145,15 @@ class Alias(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """E.g. "production"."""
     version: _builtins.int
     """Version number it points at."""
+    share: _builtins.float
+    """Of the alias "shadow": the part of production's slides that it runs, too, above 0 and at
+    most 1. 0 for all others.
+    """
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was pointed there."""
@@ -159,14 +164,178 @@ class Alias(_message.Message):
         name: _builtins.str = ...,
         version: _builtins.int = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "share", b"share", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Alias: _TypeAlias = Alias  # noqa: Y015
+
+@_typing.final
+class ModelShadow(_message.Message):
+    """What came out of running the version in the shadow beside the one in production."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Verdict:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ModelShadow._Verdict.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        VERDICT_UNSPECIFIED: ModelShadow._Verdict.ValueType  # 0
+        """Unused."""
+        VERDICT_GRAM_FLIP: ModelShadow._Verdict.ValueType  # 1
+        """Very major: a Gram reaction that production reports is turned over."""
+        VERDICT_MISSED_ORGANISM: ModelShadow._Verdict.ValueType  # 2
+        """Very major: a Gram reaction that production reports is not reported."""
+        VERDICT_OUTCOME_DIFFERS: ModelShadow._Verdict.ValueType  # 3
+        """Another outcome, e.g. organisms seen where production saw none."""
+        VERDICT_FINDINGS_DIFFER: ModelShadow._Verdict.ValueType  # 4
+        """The same outcome with other findings."""
+        VERDICT_REVIEW_DIFFERS: ModelShadow._Verdict.ValueType  # 5
+        """Outcome and findings are the same, but only one of them asks for a person to look."""
+        VERDICT_SAME: ModelShadow._Verdict.ValueType  # 6
+        """All is the same."""
+        VERDICT_FAILED: ModelShadow._Verdict.ValueType  # 7
+        """The shadow gave no call: it failed, crashed or took too long."""
+        VERDICT_SKIPPED: ModelShadow._Verdict.ValueType  # 8
+        """Not run: there was no time, or the shadow could not be loaded."""
+
+    class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
+        """How the shadow's call of a slide compares with production's: the first that holds."""
+
+    VERDICT_UNSPECIFIED: ModelShadow.Verdict.ValueType  # 0
+    """Unused."""
+    VERDICT_GRAM_FLIP: ModelShadow.Verdict.ValueType  # 1
+    """Very major: a Gram reaction that production reports is turned over."""
+    VERDICT_MISSED_ORGANISM: ModelShadow.Verdict.ValueType  # 2
+    """Very major: a Gram reaction that production reports is not reported."""
+    VERDICT_OUTCOME_DIFFERS: ModelShadow.Verdict.ValueType  # 3
+    """Another outcome, e.g. organisms seen where production saw none."""
+    VERDICT_FINDINGS_DIFFER: ModelShadow.Verdict.ValueType  # 4
+    """The same outcome with other findings."""
+    VERDICT_REVIEW_DIFFERS: ModelShadow.Verdict.ValueType  # 5
+    """Outcome and findings are the same, but only one of them asks for a person to look."""
+    VERDICT_SAME: ModelShadow.Verdict.ValueType  # 6
+    """All is the same."""
+    VERDICT_FAILED: ModelShadow.Verdict.ValueType  # 7
+    """The shadow gave no call: it failed, crashed or took too long."""
+    VERDICT_SKIPPED: ModelShadow.Verdict.ValueType  # 8
+    """Not run: there was no time, or the shadow could not be loaded."""
+
+    @_typing.final
+    class Count(_message.Message):
+        """Slides with one verdict."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        VERDICT_FIELD_NUMBER: _builtins.int
+        SLIDE_COUNT_FIELD_NUMBER: _builtins.int
+        verdict: Global___ModelShadow.Verdict.ValueType
+        """The verdict."""
+        slide_count: _builtins.int
+        """Slides that have it."""
+        def __init__(
+            self,
+            *,
+            verdict: Global___ModelShadow.Verdict.ValueType = ...,
+            slide_count: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["slide_count", b"slide_count", "verdict", b"verdict"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Rate(_message.Message):
+        """A rate with its 95 % confidence interval (Wilson), each 0 to 1."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        VALUE_FIELD_NUMBER: _builtins.int
+        LOW_FIELD_NUMBER: _builtins.int
+        HIGH_FIELD_NUMBER: _builtins.int
+        value: _builtins.float
+        """Slides of those compared."""
+        low: _builtins.float
+        """Lower end of the interval."""
+        high: _builtins.float
+        """Upper end of the interval."""
+        def __init__(
+            self,
+            *,
+            value: _builtins.float = ...,
+            low: _builtins.float = ...,
+            high: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PRODUCTION_VERSION_FIELD_NUMBER: _builtins.int
+    SHADOW_VERSION_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    COMPARED_COUNT_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    VERY_MAJOR_FIELD_NUMBER: _builtins.int
+    SPEED_RATIO_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Resource name, "models/{model}/shadow"."""
+    production_version: _builtins.int
+    """Version in production."""
+    shadow_version: _builtins.int
+    """Version in the shadow."""
+    share: _builtins.float
+    """Part of production's slides that the shadow runs, above 0 and at most 1; 0 when it
+    runs no more.
+    """
+    compared_count: _builtins.int
+    """Slides with two calls to compare."""
+    speed_ratio: _builtins.float
+    """Time inside the engine that production took for a slide, divided by the shadow's; 0 when
+    unknown.
+    """
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelShadow.Count]:
+        """Slides by verdict, worst first; verdicts that no slide has are left out."""
+
+    @_builtins.property
+    def agreement(self) -> Global___ModelShadow.Rate:
+        """Compared slides with the same outcome and findings. Unset while none was compared."""
+
+    @_builtins.property
+    def very_major(self) -> Global___ModelShadow.Rate:
+        """Compared slides with a very major difference. Unset while none was compared."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        production_version: _builtins.int = ...,
+        shadow_version: _builtins.int = ...,
+        share: _builtins.float = ...,
+        compared_count: _builtins.int = ...,
+        counts: _abc.Iterable[Global___ModelShadow.Count] | None = ...,
+        agreement: Global___ModelShadow.Rate | None = ...,
+        very_major: Global___ModelShadow.Rate | None = ...,
+        speed_ratio: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "very_major", b"very_major"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "compared_count", b"compared_count", "counts", b"counts", "name", b"name", "production_version", b"production_version", "shadow_version", b"shadow_version", "share", b"share", "speed_ratio", b"speed_ratio", "very_major", b"very_major"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelShadow: _TypeAlias = ModelShadow  # noqa: Y015
 
 @_typing.final
 class ModelVersion(_message.Message):

@@ -29,7 +29,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from gramserve.v1 import model_pb2 as gramserve_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gramserve/v1/model_service.proto\x12\x0cgramserve.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x18gramserve/v1/model.proto\"F\n\x11ListModelsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.gramserve.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"A\n\x0fGetModelRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17gramserve.example/Model\"\x86\x01\n\x18ListModelVersionsRequest\x12\x37\n\x06parent\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \x12\x1egramserve.example/ModelVersion\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"h\n\x19ListModelVersionsResponse\x12\x32\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x1a.gramserve.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x16GetModelVersionRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1egramserve.example/ModelVersion\"h\n\x1aPromoteModelVersionRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1egramserve.example/ModelVersion\x12\x13\n\x05\x61lias\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"[\n\x14RollbackModelRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17gramserve.example/Model\x12\x13\n\x05\x61lias\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x32\x97\x06\n\x0cModelService\x12\x66\n\nListModels\x12\x1f.gramserve.v1.ListModelsRequest\x1a .gramserve.v1.ListModelsResponse\"\x15\x90\x02\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12\x65\n\x08GetModel\x12\x1d.gramserve.v1.GetModelRequest\x1a\x13.gramserve.v1.Model\"%\x90\x02\x01\xda\x41\x04name\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/{name=models/*}\x12\x98\x01\n\x11ListModelVersions\x12&.gramserve.v1.ListModelVersionsRequest\x1a\'.gramserve.v1.ListModelVersionsResponse\"2\x90\x02\x01\xda\x41\x06parent\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=models/*}/versions\x12\x85\x01\n\x0fGetModelVersion\x12$.gramserve.v1.GetModelVersionRequest\x1a\x1a.gramserve.v1.ModelVersion\"0\x90\x02\x01\xda\x41\x04name\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{name=models/*/versions/*}\x12\x94\x01\n\x13PromoteModelVersion\x12(.gramserve.v1.PromoteModelVersionRequest\x1a\x13.gramserve.v1.Model\">\xda\x41\nname,alias\x82\xd3\xe4\x93\x02+\"&/v1/{name=models/*/versions/*}:promote:\x01*\x12~\n\rRollbackModel\x12\".gramserve.v1.RollbackModelRequest\x1a\x13.gramserve.v1.Model\"4\xda\x41\nname,alias\x82\xd3\xe4\x93\x02!\"\x1c/v1/{name=models/*}:rollback:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gramserve/v1/model_service.proto\x12\x0cgramserve.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x18gramserve/v1/model.proto\"F\n\x11ListModelsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.gramserve.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"A\n\x0fGetModelRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17gramserve.example/Model\"\x86\x01\n\x18ListModelVersionsRequest\x12\x37\n\x06parent\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \x12\x1egramserve.example/ModelVersion\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"h\n\x19ListModelVersionsResponse\x12\x32\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x1a.gramserve.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x16GetModelVersionRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1egramserve.example/ModelVersion\"}\n\x1aPromoteModelVersionRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1egramserve.example/ModelVersion\x12\x13\n\x05\x61lias\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x13\n\x05share\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x01\"^\n\x17RemoveModelAliasRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17gramserve.example/Model\x12\x13\n\x05\x61lias\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"\x8d\x01\n\x15GetModelShadowRequest\x12\x34\n\x04name\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xfa\x41\x1f\n\x1dgramserve.example/ModelShadow\x12 \n\x12production_version\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x1c\n\x0eshadow_version\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\"[\n\x14RollbackModelRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17gramserve.example/Model\x12\x13\n\x05\x61lias\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x32\xa1\x08\n\x0cModelService\x12\x66\n\nListModels\x12\x1f.gramserve.v1.ListModelsRequest\x1a .gramserve.v1.ListModelsResponse\"\x15\x90\x02\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12\x65\n\x08GetModel\x12\x1d.gramserve.v1.GetModelRequest\x1a\x13.gramserve.v1.Model\"%\x90\x02\x01\xda\x41\x04name\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/{name=models/*}\x12\x98\x01\n\x11ListModelVersions\x12&.gramserve.v1.ListModelVersionsRequest\x1a\'.gramserve.v1.ListModelVersionsResponse\"2\x90\x02\x01\xda\x41\x06parent\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=models/*}/versions\x12\x85\x01\n\x0fGetModelVersion\x12$.gramserve.v1.GetModelVersionRequest\x1a\x1a.gramserve.v1.ModelVersion\"0\x90\x02\x01\xda\x41\x04name\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{name=models/*/versions/*}\x12\x94\x01\n\x13PromoteModelVersion\x12(.gramserve.v1.PromoteModelVersionRequest\x1a\x13.gramserve.v1.Model\">\xda\x41\nname,alias\x82\xd3\xe4\x93\x02+\"&/v1/{name=models/*/versions/*}:promote:\x01*\x12~\n\rRollbackModel\x12\".gramserve.v1.RollbackModelRequest\x1a\x13.gramserve.v1.Model\"4\xda\x41\nname,alias\x82\xd3\xe4\x93\x02!\"\x1c/v1/{name=models/*}:rollback:\x01*\x12\x87\x01\n\x10RemoveModelAlias\x12%.gramserve.v1.RemoveModelAliasRequest\x1a\x13.gramserve.v1.Model\"7\xda\x41\nname,alias\x82\xd3\xe4\x93\x02$\"\x1f/v1/{name=models/*}:removeAlias:\x01*\x12~\n\x0eGetModelShadow\x12#.gramserve.v1.GetModelShadowRequest\x1a\x19.gramserve.v1.ModelShadow\",\x90\x02\x01\xda\x41\x04name\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{name=models/*/shadow}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,6 +54,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROMOTEMODELVERSIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A \n\036gramserve.example/ModelVersion'
   _globals['_PROMOTEMODELVERSIONREQUEST'].fields_by_name['alias']._loaded_options = None
   _globals['_PROMOTEMODELVERSIONREQUEST'].fields_by_name['alias']._serialized_options = b'\342A\001\001'
+  _globals['_PROMOTEMODELVERSIONREQUEST'].fields_by_name['share']._loaded_options = None
+  _globals['_PROMOTEMODELVERSIONREQUEST'].fields_by_name['share']._serialized_options = b'\342A\001\001'
+  _globals['_REMOVEMODELALIASREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_REMOVEMODELALIASREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\031\n\027gramserve.example/Model'
+  _globals['_REMOVEMODELALIASREQUEST'].fields_by_name['alias']._loaded_options = None
+  _globals['_REMOVEMODELALIASREQUEST'].fields_by_name['alias']._serialized_options = b'\342A\001\002'
+  _globals['_GETMODELSHADOWREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETMODELSHADOWREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\037\n\035gramserve.example/ModelShadow'
+  _globals['_GETMODELSHADOWREQUEST'].fields_by_name['production_version']._loaded_options = None
+  _globals['_GETMODELSHADOWREQUEST'].fields_by_name['production_version']._serialized_options = b'\342A\001\001'
+  _globals['_GETMODELSHADOWREQUEST'].fields_by_name['shadow_version']._loaded_options = None
+  _globals['_GETMODELSHADOWREQUEST'].fields_by_name['shadow_version']._serialized_options = b'\342A\001\001'
   _globals['_ROLLBACKMODELREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_ROLLBACKMODELREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\031\n\027gramserve.example/Model'
   _globals['_ROLLBACKMODELREQUEST'].fields_by_name['alias']._loaded_options = None
@@ -70,6 +82,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['PromoteModelVersion']._serialized_options = b'\332A\nname,alias\202\323\344\223\002+\"&/v1/{name=models/*/versions/*}:promote:\001*'
   _globals['_MODELSERVICE'].methods_by_name['RollbackModel']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['RollbackModel']._serialized_options = b'\332A\nname,alias\202\323\344\223\002!\"\034/v1/{name=models/*}:rollback:\001*'
+  _globals['_MODELSERVICE'].methods_by_name['RemoveModelAlias']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['RemoveModelAlias']._serialized_options = b'\332A\nname,alias\202\323\344\223\002$\"\037/v1/{name=models/*}:removeAlias:\001*'
+  _globals['_MODELSERVICE'].methods_by_name['GetModelShadow']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['GetModelShadow']._serialized_options = b'\220\002\001\332A\004name\202\323\344\223\002\034\022\032/v1/{name=models/*/shadow}'
   _globals['_LISTMODELSREQUEST']._serialized_start=191
   _globals['_LISTMODELSREQUEST']._serialized_end=261
   _globals['_LISTMODELSRESPONSE']._serialized_start=263
@@ -83,9 +99,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELVERSIONREQUEST']._serialized_start=657
   _globals['_GETMODELVERSIONREQUEST']._serialized_end=736
   _globals['_PROMOTEMODELVERSIONREQUEST']._serialized_start=738
-  _globals['_PROMOTEMODELVERSIONREQUEST']._serialized_end=842
-  _globals['_ROLLBACKMODELREQUEST']._serialized_start=844
-  _globals['_ROLLBACKMODELREQUEST']._serialized_end=935
-  _globals['_MODELSERVICE']._serialized_start=938
-  _globals['_MODELSERVICE']._serialized_end=1729
+  _globals['_PROMOTEMODELVERSIONREQUEST']._serialized_end=863
+  _globals['_REMOVEMODELALIASREQUEST']._serialized_start=865
+  _globals['_REMOVEMODELALIASREQUEST']._serialized_end=959
+  _globals['_GETMODELSHADOWREQUEST']._serialized_start=962
+  _globals['_GETMODELSHADOWREQUEST']._serialized_end=1103
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1105
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1196
+  _globals['_MODELSERVICE']._serialized_start=1199
+  _globals['_MODELSERVICE']._serialized_end=2256
 # @@protoc_insertion_point(module_scope)

@@ -183,10 +183,44 @@ class PromoteModelVersionRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     ALIAS_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{number}"""
     alias: _builtins.str
-    """Alias to move; empty means "production"."""
+    """Alias to move; empty means "production". The version that "shadow" names runs a share of
+    production's slides, too; its calls are compared and never delivered.
+    """
+    share: _builtins.float
+    """For the alias "shadow": the part of production's slides that it runs, above 0 and at most
+    1. 0 means what it was, or a tenth.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        alias: _builtins.str = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "name", b"name", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteModelVersionRequest: _TypeAlias = PromoteModelVersionRequest  # noqa: Y015
+
+@_typing.final
+class RemoveModelAliasRequest(_message.Message):
+    """Request of RemoveModelAlias."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """models/{model}"""
+    alias: _builtins.str
+    """Alias to remove."""
     def __init__(
         self,
         *,
@@ -199,7 +233,37 @@ class PromoteModelVersionRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PromoteModelVersionRequest: _TypeAlias = PromoteModelVersionRequest  # noqa: Y015
+Global___RemoveModelAliasRequest: _TypeAlias = RemoveModelAliasRequest  # noqa: Y015
+
+@_typing.final
+class GetModelShadowRequest(_message.Message):
+    """Request of GetModelShadow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PRODUCTION_VERSION_FIELD_NUMBER: _builtins.int
+    SHADOW_VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """models/{model}/shadow"""
+    production_version: _builtins.int
+    """Version that was in production; 0 is the one that is."""
+    shadow_version: _builtins.int
+    """Version that was in its shadow; 0 is the one that is."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        production_version: _builtins.int = ...,
+        shadow_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "production_version", b"production_version", "shadow_version", b"shadow_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelShadowRequest: _TypeAlias = GetModelShadowRequest  # noqa: Y015
 
 @_typing.final
 class RollbackModelRequest(_message.Message):

@@ -66,6 +66,16 @@ class ModelServiceStub(object):
                 request_serializer=gramserve_dot_v1_dot_model__service__pb2.RollbackModelRequest.SerializeToString,
                 response_deserializer=gramserve_dot_v1_dot_model__pb2.Model.FromString,
                 _registered_method=True)
+        self.RemoveModelAlias = channel.unary_unary(
+                '/gramserve.v1.ModelService/RemoveModelAlias',
+                request_serializer=gramserve_dot_v1_dot_model__service__pb2.RemoveModelAliasRequest.SerializeToString,
+                response_deserializer=gramserve_dot_v1_dot_model__pb2.Model.FromString,
+                _registered_method=True)
+        self.GetModelShadow = channel.unary_unary(
+                '/gramserve.v1.ModelService/GetModelShadow',
+                request_serializer=gramserve_dot_v1_dot_model__service__pb2.GetModelShadowRequest.SerializeToString,
+                response_deserializer=gramserve_dot_v1_dot_model__pb2.ModelShadow.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -116,6 +126,22 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RemoveModelAlias(self, request, context):
+        """Lets an alias point at nothing; RollbackModel brings it back. Nothing happens when it
+        points at nothing. INVALID_ARGUMENT for "production".
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModelShadow(self, request, context):
+        """Compares the version in the shadow with the one in production, or two versions of which
+        one was in the shadow of the other. NOT_FOUND when there is no shadow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -148,6 +174,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.RollbackModel,
                     request_deserializer=gramserve_dot_v1_dot_model__service__pb2.RollbackModelRequest.FromString,
                     response_serializer=gramserve_dot_v1_dot_model__pb2.Model.SerializeToString,
+            ),
+            'RemoveModelAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveModelAlias,
+                    request_deserializer=gramserve_dot_v1_dot_model__service__pb2.RemoveModelAliasRequest.FromString,
+                    response_serializer=gramserve_dot_v1_dot_model__pb2.Model.SerializeToString,
+            ),
+            'GetModelShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelShadow,
+                    request_deserializer=gramserve_dot_v1_dot_model__service__pb2.GetModelShadowRequest.FromString,
+                    response_serializer=gramserve_dot_v1_dot_model__pb2.ModelShadow.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -313,6 +349,60 @@ class ModelService(object):
             '/gramserve.v1.ModelService/RollbackModel',
             gramserve_dot_v1_dot_model__service__pb2.RollbackModelRequest.SerializeToString,
             gramserve_dot_v1_dot_model__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveModelAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gramserve.v1.ModelService/RemoveModelAlias',
+            gramserve_dot_v1_dot_model__service__pb2.RemoveModelAliasRequest.SerializeToString,
+            gramserve_dot_v1_dot_model__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModelShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gramserve.v1.ModelService/GetModelShadow',
+            gramserve_dot_v1_dot_model__service__pb2.GetModelShadowRequest.SerializeToString,
+            gramserve_dot_v1_dot_model__pb2.ModelShadow.FromString,
             options,
             channel_credentials,
             insecure,

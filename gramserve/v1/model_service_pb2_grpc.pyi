@@ -50,6 +50,14 @@ class ModelServiceStub:
     """Points an alias back at the version it named before. FAILED_PRECONDITION when there
     was none.
     """
+    RemoveModelAlias: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RemoveModelAliasRequest, _model_pb2.Model]
+    """Lets an alias point at nothing; RollbackModel brings it back. Nothing happens when it
+    points at nothing. INVALID_ARGUMENT for "production".
+    """
+    GetModelShadow: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelShadowRequest, _model_pb2.ModelShadow]
+    """Compares the version in the shadow with the one in production, or two versions of which
+    one was in the shadow of the other. NOT_FOUND when there is no shadow.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -71,6 +79,14 @@ class ModelServiceAsyncStub(ModelServiceStub):
     RollbackModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RollbackModelRequest, _model_pb2.Model]  # type: ignore[assignment]
     """Points an alias back at the version it named before. FAILED_PRECONDITION when there
     was none.
+    """
+    RemoveModelAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RemoveModelAliasRequest, _model_pb2.Model]  # type: ignore[assignment]
+    """Lets an alias point at nothing; RollbackModel brings it back. Nothing happens when it
+    points at nothing. INVALID_ARGUMENT for "production".
+    """
+    GetModelShadow: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelShadowRequest, _model_pb2.ModelShadow]  # type: ignore[assignment]
+    """Compares the version in the shadow with the one in production, or two versions of which
+    one was in the shadow of the other. NOT_FOUND when there is no shadow.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -126,6 +142,26 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_pb2.Model, _abc.Awaitable[_model_pb2.Model]]:
         """Points an alias back at the version it named before. FAILED_PRECONDITION when there
         was none.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveModelAlias(
+        self,
+        request: _model_service_pb2.RemoveModelAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.Model, _abc.Awaitable[_model_pb2.Model]]:
+        """Lets an alias point at nothing; RollbackModel brings it back. Nothing happens when it
+        points at nothing. INVALID_ARGUMENT for "production".
+        """
+
+    @_abc_1.abstractmethod
+    def GetModelShadow(
+        self,
+        request: _model_service_pb2.GetModelShadowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.ModelShadow, _abc.Awaitable[_model_pb2.ModelShadow]]:
+        """Compares the version in the shadow with the one in production, or two versions of which
+        one was in the shadow of the other. NOT_FOUND when there is no shadow.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -132,6 +132,8 @@ class Optimization(_message.Message):
         MEAN_FIELD_NUMBER: _builtins.int
         STD_FIELD_NUMBER: _builtins.int
         WITHOUT_QUANTIZATION_AWARE_FIELD_NUMBER: _builtins.int
+        MIN_ASSESSED_TILES_FIELD_NUMBER: _builtins.int
+        MIXED_USUAL_IN_FIELD_NUMBER: _builtins.int
         margin: _builtins.float
         """Largest loss of accuracy that counts as none, 0 to 1; default 0.01."""
         allow_unproved: _builtins.bool
@@ -164,6 +166,10 @@ class Optimization(_message.Message):
         """Never train with rounded weights, also where rounding after the training costs
         accuracy.
         """
+        min_assessed_tiles: _builtins.int
+        """A slide with fewer tiles that are fit to read is never called empty, but
+        UNASSESSABLE; default 1.
+        """
         @_builtins.property
         def budget(self) -> _duration_pb2.Duration:
             """Wall-clock time to aim at; default 20 minutes."""
@@ -189,6 +195,12 @@ class Optimization(_message.Message):
             above 0.
             """
 
+        @_builtins.property
+        def mixed_usual_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Specimen types, spelled as slides are submitted, in which mixed growth is usual and
+            no reason for review.
+            """
+
         def __init__(
             self,
             *,
@@ -208,10 +220,12 @@ class Optimization(_message.Message):
             mean: _abc.Iterable[_builtins.float] | None = ...,
             std: _abc.Iterable[_builtins.float] | None = ...,
             without_quantization_aware: _builtins.bool = ...,
+            min_assessed_tiles: _builtins.int = ...,
+            mixed_usual_in: _abc.Iterable[_builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unproved", b"allow_unproved", "budget", b"budget", "engines", b"engines", "importance", b"importance", "input_px", b"input_px", "keep_macs", b"keep_macs", "margin", b"margin", "mean", b"mean", "promote", b"promote", "recall_margin", b"recall_margin", "recipes", b"recipes", "review_risk", b"review_risk", "scope", b"scope", "seed", b"seed", "std", b"std", "without_quantization_aware", b"without_quantization_aware"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unproved", b"allow_unproved", "budget", b"budget", "engines", b"engines", "importance", b"importance", "input_px", b"input_px", "keep_macs", b"keep_macs", "margin", b"margin", "mean", b"mean", "min_assessed_tiles", b"min_assessed_tiles", "mixed_usual_in", b"mixed_usual_in", "promote", b"promote", "recall_margin", b"recall_margin", "recipes", b"recipes", "review_risk", b"review_risk", "scope", b"scope", "seed", b"seed", "std", b"std", "without_quantization_aware", b"without_quantization_aware"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

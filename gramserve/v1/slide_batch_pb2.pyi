@@ -97,6 +97,31 @@ class SlideBatch(_message.Message):
     PRIORITY_STAT: SlideBatch.Priority.ValueType  # 2
     """Jumps ahead of ROUTINE (e.g. positive blood culture)."""
 
+    class _ResultReuse:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ResultReuseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SlideBatch._ResultReuse.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        RESULT_REUSE_UNSPECIFIED: SlideBatch._ResultReuse.ValueType  # 0
+        """Treated as ON."""
+        RESULT_REUSE_ON: SlideBatch._ResultReuse.ValueType  # 1
+        """It may; Slide.reused says so."""
+        RESULT_REUSE_OFF: SlideBatch._ResultReuse.ValueType  # 2
+        """Every slide is run."""
+
+    class ResultReuse(_ResultReuse, metaclass=_ResultReuseEnumTypeWrapper):
+        """Whether a slide may get the call that the laboratory's same pixels got before, from
+        the same artifact and for the same specimen type, instead of being run again.
+        """
+
+    RESULT_REUSE_UNSPECIFIED: SlideBatch.ResultReuse.ValueType  # 0
+    """Treated as ON."""
+    RESULT_REUSE_ON: SlideBatch.ResultReuse.ValueType  # 1
+    """It may; Slide.reused says so."""
+    RESULT_REUSE_OFF: SlideBatch.ResultReuse.ValueType  # 2
+    """Every slide is run."""
+
     @_typing.final
     class AnnotationsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
@@ -140,6 +165,7 @@ class SlideBatch(_message.Message):
     OUTPUT_INFO_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     RETRY_ROUND_FIELD_NUMBER: _builtins.int
+    RESULT_REUSE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name."""
     model: _builtins.str
@@ -164,6 +190,8 @@ class SlideBatch(_message.Message):
     """For If-Match style checks."""
     retry_round: _builtins.int
     """How often the failed slides of this batch were retried as a whole."""
+    result_reuse: Global___SlideBatch.ResultReuse.ValueType
+    """Whether calls made before may be used."""
     @_builtins.property
     def slides(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlideSource]:
         """Slides, at most 10,000 inline; larger sets use manifest_uri."""
@@ -242,10 +270,11 @@ class SlideBatch(_message.Message):
         output_info: Global___OutputInfo | None = ...,
         etag: _builtins.str = ...,
         retry_round: _builtins.int = ...,
+        result_reuse: Global___SlideBatch.ResultReuse.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["completion_stats", b"completion_stats", "create_time", b"create_time", "deliver_by", b"deliver_by", "end_time", b"end_time", "error", b"error", "estimated_end_time", b"estimated_end_time", "expire_time", b"expire_time", "output_info", b"output_info", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "completion_stats", b"completion_stats", "create_time", b"create_time", "deliver_by", b"deliver_by", "end_time", b"end_time", "error", b"error", "estimated_end_time", b"estimated_end_time", "etag", b"etag", "expire_time", b"expire_time", "manifest_uri", b"manifest_uri", "max_failed_ratio", b"max_failed_ratio", "model", b"model", "model_digest", b"model_digest", "model_version", b"model_version", "name", b"name", "output_info", b"output_info", "partial_failures", b"partial_failures", "priority", b"priority", "retry_round", b"retry_round", "slides", b"slides", "start_time", b"start_time", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "completion_stats", b"completion_stats", "create_time", b"create_time", "deliver_by", b"deliver_by", "end_time", b"end_time", "error", b"error", "estimated_end_time", b"estimated_end_time", "etag", b"etag", "expire_time", b"expire_time", "manifest_uri", b"manifest_uri", "max_failed_ratio", b"max_failed_ratio", "model", b"model", "model_digest", b"model_digest", "model_version", b"model_version", "name", b"name", "output_info", b"output_info", "partial_failures", b"partial_failures", "priority", b"priority", "result_reuse", b"result_reuse", "retry_round", b"retry_round", "slides", b"slides", "start_time", b"start_time", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -270,19 +270,25 @@ class WatchSlideBatchRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the batch."""
     after_sequence: _builtins.int
     """Last sequence number seen; only events after it are sent. 0: from the beginning."""
+    page_size: _builtins.int
+    """Most events in one response, for readers of large batches: it spares both sides a
+    message for each. Default 1, at most 100 (coerced).
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
+        page_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "name", b"name", "page_size", b"page_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -297,6 +303,7 @@ class WatchSlideBatchResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     SLIDE_FIELD_NUMBER: _builtins.int
     SLIDE_BATCH_FIELD_NUMBER: _builtins.int
+    FURTHER_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Grows within the batch, with no event of the same number. It can jump far ahead
     where the queue was rebuilt; slides may then be reported a second time.
@@ -311,19 +318,91 @@ class WatchSlideBatchResponse(_message.Message):
         sequence of the event before it.
         """
 
+    @_builtins.property
+    def further(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchSlideBatchResponse]:
+        """The events right after this one, in their order; only where page_size allows more
+        than one. None of them has further ones.
+        """
+
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         slide: _slide_pb2.Slide | None = ...,
         slide_batch: _slide_batch_pb2.SlideBatch | None = ...,
+        further: _abc.Iterable[Global___WatchSlideBatchResponse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "slide", b"slide", "slide_batch", b"slide_batch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "sequence", b"sequence", "slide", b"slide", "slide_batch", b"slide_batch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "further", b"further", "sequence", b"sequence", "slide", b"slide", "slide_batch", b"slide_batch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["slide", "slide_batch"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___WatchSlideBatchResponse: _TypeAlias = WatchSlideBatchResponse  # noqa: Y015
+
+@_typing.final
+class ClassifySlideRequest(_message.Message):
+    """Request of ClassifySlide."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AnnotationsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    SLIDE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """laboratories/{laboratory}"""
+    model: _builtins.str
+    """As SlideBatch.model."""
+    request_id: _builtins.str
+    """UUID4. A repeat, with any deadline, waits for the same slide and gets the same
+    answer; the same id with another payload fails with ALREADY_EXISTS, and with ABORTED
+    (CANCELLED) after an earlier call with it was cancelled.
+    """
+    @_builtins.property
+    def slide(self) -> _slide_batch_pb2.SlideSource:
+        """The slide."""
+
+    @_builtins.property
+    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As SlideBatch.annotations."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        slide: _slide_batch_pb2.SlideSource | None = ...,
+        model: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["slide", b"slide"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "model", b"model", "parent", b"parent", "request_id", b"request_id", "slide", b"slide"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifySlideRequest: _TypeAlias = ClassifySlideRequest  # noqa: Y015

@@ -5,6 +5,7 @@ import warnings
 
 from gramserve.v1 import slide_batch_pb2 as gramserve_dot_v1_dot_slide__batch__pb2
 from gramserve.v1 import slide_batch_service_pb2 as gramserve_dot_v1_dot_slide__batch__service__pb2
+from gramserve.v1 import slide_pb2 as gramserve_dot_v1_dot_slide__pb2
 
 GRPC_GENERATED_VERSION = '1.80.0'
 GRPC_VERSION = grpc.__version__
@@ -71,6 +72,11 @@ class SlideBatchServiceStub(object):
                 request_serializer=gramserve_dot_v1_dot_slide__batch__service__pb2.WatchSlideBatchRequest.SerializeToString,
                 response_deserializer=gramserve_dot_v1_dot_slide__batch__service__pb2.WatchSlideBatchResponse.FromString,
                 _registered_method=True)
+        self.ClassifySlide = channel.unary_unary(
+                '/gramserve.v1.SlideBatchService/ClassifySlide',
+                request_serializer=gramserve_dot_v1_dot_slide__batch__service__pb2.ClassifySlideRequest.SerializeToString,
+                response_deserializer=gramserve_dot_v1_dot_slide__pb2.Slide.FromString,
+                _registered_method=True)
 
 
 class SlideBatchServiceServicer(object):
@@ -129,6 +135,17 @@ class SlideBatchServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClassifySlide(self, request, context):
+        """Classifies one slide at once: a STAT batch of this slide, accepted as durably as
+        any, whose end is waited for. Answers the slide when it has ended, with its call or
+        its error. At the deadline of the call: DEADLINE_EXCEEDED, which names the batch;
+        a slide that has not begun by then never will, one that runs still gets its result.
+        A cancelled call cancels a slide that has not begun.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SlideBatchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -166,6 +183,11 @@ def add_SlideBatchServiceServicer_to_server(servicer, server):
                     servicer.WatchSlideBatch,
                     request_deserializer=gramserve_dot_v1_dot_slide__batch__service__pb2.WatchSlideBatchRequest.FromString,
                     response_serializer=gramserve_dot_v1_dot_slide__batch__service__pb2.WatchSlideBatchResponse.SerializeToString,
+            ),
+            'ClassifySlide': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClassifySlide,
+                    request_deserializer=gramserve_dot_v1_dot_slide__batch__service__pb2.ClassifySlideRequest.FromString,
+                    response_serializer=gramserve_dot_v1_dot_slide__pb2.Slide.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -358,6 +380,33 @@ class SlideBatchService(object):
             '/gramserve.v1.SlideBatchService/WatchSlideBatch',
             gramserve_dot_v1_dot_slide__batch__service__pb2.WatchSlideBatchRequest.SerializeToString,
             gramserve_dot_v1_dot_slide__batch__service__pb2.WatchSlideBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifySlide(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gramserve.v1.SlideBatchService/ClassifySlide',
+            gramserve_dot_v1_dot_slide__batch__service__pb2.ClassifySlideRequest.SerializeToString,
+            gramserve_dot_v1_dot_slide__pb2.Slide.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ The batch API: submit slides, follow them, get their calls."""
 from collections import abc as _abc
 from gramserve.v1 import slide_batch_pb2 as _slide_batch_pb2
 from gramserve.v1 import slide_batch_service_pb2 as _slide_batch_service_pb2
+from gramserve.v1 import slide_pb2 as _slide_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -54,6 +55,13 @@ class SlideBatchServiceStub:
     """Streams one event per slide state change, resumable from a sequence number. Ends
     after the event that brings the batch into a terminal state.
     """
+    ClassifySlide: _grpc.UnaryUnaryMultiCallable[_slide_batch_service_pb2.ClassifySlideRequest, _slide_pb2.Slide]
+    """Classifies one slide at once: a STAT batch of this slide, accepted as durably as
+    any, whose end is waited for. Answers the slide when it has ended, with its call or
+    its error. At the deadline of the call: DEADLINE_EXCEEDED, which names the batch;
+    a slide that has not begun by then never will, one that runs still gets its result.
+    A cancelled call cancels a slide that has not begun.
+    """
 
 @_typing.type_check_only
 class SlideBatchServiceAsyncStub(SlideBatchServiceStub):
@@ -79,6 +87,13 @@ class SlideBatchServiceAsyncStub(SlideBatchServiceStub):
     WatchSlideBatch: _aio.UnaryStreamMultiCallable[_slide_batch_service_pb2.WatchSlideBatchRequest, _slide_batch_service_pb2.WatchSlideBatchResponse]  # type: ignore[assignment]
     """Streams one event per slide state change, resumable from a sequence number. Ends
     after the event that brings the batch into a terminal state.
+    """
+    ClassifySlide: _aio.UnaryUnaryMultiCallable[_slide_batch_service_pb2.ClassifySlideRequest, _slide_pb2.Slide]  # type: ignore[assignment]
+    """Classifies one slide at once: a STAT batch of this slide, accepted as durably as
+    any, whose end is waited for. Answers the slide when it has ended, with its call or
+    its error. At the deadline of the call: DEADLINE_EXCEEDED, which names the batch;
+    a slide that has not begun by then never will, one that runs still gets its result.
+    A cancelled call cancels a slide that has not begun.
     """
 
 class SlideBatchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -144,6 +159,19 @@ class SlideBatchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_slide_batch_service_pb2.WatchSlideBatchResponse], _abc.AsyncIterator[_slide_batch_service_pb2.WatchSlideBatchResponse]]:
         """Streams one event per slide state change, resumable from a sequence number. Ends
         after the event that brings the batch into a terminal state.
+        """
+
+    @_abc_1.abstractmethod
+    def ClassifySlide(
+        self,
+        request: _slide_batch_service_pb2.ClassifySlideRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_slide_pb2.Slide, _abc.Awaitable[_slide_pb2.Slide]]:
+        """Classifies one slide at once: a STAT batch of this slide, accepted as durably as
+        any, whose end is waited for. Answers the slide when it has ended, with its call or
+        its error. At the deadline of the call: DEADLINE_EXCEEDED, which names the batch;
+        a slide that has not begun by then never will, one that runs still gets its result.
+        A cancelled call cancels a slide that has not begun.
         """
 
 def add_SlideBatchServiceServicer_to_server(servicer: SlideBatchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

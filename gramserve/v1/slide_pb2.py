@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gramserve/v1/slide.proto\x12\x0cgramserve.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xe8\x05\n\x05Slide\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x19.gramserve.v1.Slide.StateB\x04\xe2\x41\x01\x03\x12&\n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x12.gramserve.v1.CallB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x1b\n\rattempt_count\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x17\n\tworker_id\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0f\x61rtifact_digest\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x65ngine\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x37\n\x0equeue_duration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x12;\n\x12inference_duration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x16\n\x08slide_id\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05index\x18\r \x01(\x03\x42\x04\xe2\x41\x01\x03\"\x92\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\x12\x11\n\rSTATE_EXPIRED\x10\x06:p\xea\x41m\n\x17gramserve.example/Slide\x12\x43laboratories/{laboratory}/slideBatches/{slide_batch}/slides/{slide}*\x06slides2\x05slide\"\xda\x02\n\x04\x43\x61ll\x12\x31\n\x07outcome\x18\x01 \x01(\x0e\x32\x1a.gramserve.v1.Call.OutcomeB\x04\xe2\x41\x01\x03\x12-\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x15.gramserve.v1.FindingB\x04\xe2\x41\x01\x03\x12!\n\x13unassessable_reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0freview_required\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0ereview_reasons\x18\x05 \x03(\tB\x04\xe2\x41\x01\x03\x12\x18\n\ntile_count\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x03\"v\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16OUTCOME_ORGANISMS_SEEN\x10\x01\x12\x1c\n\x18OUTCOME_NO_ORGANISM_SEEN\x10\x02\x12\x18\n\x14OUTCOME_UNASSESSABLE\x10\x03\"\x83\x01\n\x07\x46inding\x12\x13\n\x05label\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0bprobability\x18\x02 \x01(\x02\x42\x04\xe2\x41\x01\x03\x12\x18\n\ntile_count\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12.\n\x08\x65vidence\x18\x04 \x03(\x0b\x32\x16.gramserve.v1.EvidenceB\x04\xe2\x41\x01\x03\"i\n\x08\x45vidence\x12\x13\n\x0bimage_index\x18\x01 \x01(\x05\x12\t\n\x01x\x18\x02 \x01(\x05\x12\t\n\x01y\x18\x03 \x01(\x05\x12\r\n\x05width\x18\x04 \x01(\x05\x12\x0e\n\x06height\x18\x05 \x01(\x05\x12\x13\n\x0bprobability\x18\x06 \x01(\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gramserve/v1/slide.proto\x12\x0cgramserve.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xfe\x05\n\x05Slide\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x19.gramserve.v1.Slide.StateB\x04\xe2\x41\x01\x03\x12&\n\x04\x63\x61ll\x18\x03 \x01(\x0b\x32\x12.gramserve.v1.CallB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x1b\n\rattempt_count\x18\x05 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x17\n\tworker_id\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0f\x61rtifact_digest\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06\x65ngine\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x37\n\x0equeue_duration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x12;\n\x12inference_duration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x16\n\x08slide_id\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05index\x18\r \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06reused\x18\x0e \x01(\x08\x42\x04\xe2\x41\x01\x03\"\x92\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\x12\x11\n\rSTATE_EXPIRED\x10\x06:p\xea\x41m\n\x17gramserve.example/Slide\x12\x43laboratories/{laboratory}/slideBatches/{slide_batch}/slides/{slide}*\x06slides2\x05slide\"\xc1\x04\n\x04\x43\x61ll\x12\x31\n\x07outcome\x18\x01 \x01(\x0e\x32\x1a.gramserve.v1.Call.OutcomeB\x04\xe2\x41\x01\x03\x12-\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x15.gramserve.v1.FindingB\x04\xe2\x41\x01\x03\x12!\n\x13unassessable_reason\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0freview_required\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x1c\n\x0ereview_reasons\x18\x05 \x03(\tB\x04\xe2\x41\x01\x03\x12\x18\n\ntile_count\x18\x06 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12!\n\x13\x61ssessed_tile_count\x18\x07 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x1e\n\x10\x62lank_tile_count\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\"\n\x14unfocused_tile_count\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\"\n\x14misscaled_tile_count\x18\n \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x37\n\x12suspected_findings\x18\x0b \x03(\x0b\x32\x15.gramserve.v1.FindingB\x04\xe2\x41\x01\x03\"\x98\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16OUTCOME_ORGANISMS_SEEN\x10\x01\x12\x1c\n\x18OUTCOME_NO_ORGANISM_SEEN\x10\x02\x12\x18\n\x14OUTCOME_UNASSESSABLE\x10\x03\x12 \n\x1cOUTCOME_MIXED_ORGANISMS_SEEN\x10\x04\"\x8d\x03\n\x07\x46inding\x12\x13\n\x05label\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0bprobability\x18\x02 \x01(\x02\x42\x04\xe2\x41\x01\x03\x12\x18\n\ntile_count\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12.\n\x08\x65vidence\x18\x04 \x03(\x0b\x32\x16.gramserve.v1.EvidenceB\x04\xe2\x41\x01\x03\x12\x36\n\x08quantity\x18\x05 \x01(\x0e\x32\x1e.gramserve.v1.Finding.QuantityB\x04\xe2\x41\x01\x03\x12\x12\n\x04gram\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nmorphology\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0b\x61rrangement\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\"\x86\x01\n\x08Quantity\x12\x18\n\x14QUANTITY_UNSPECIFIED\x10\x00\x12\x11\n\rQUANTITY_NONE\x10\x01\x12\x11\n\rQUANTITY_RARE\x10\x02\x12\x10\n\x0cQUANTITY_FEW\x10\x03\x12\x15\n\x11QUANTITY_MODERATE\x10\x04\x12\x11\n\rQUANTITY_MANY\x10\x05\"i\n\x08\x45vidence\x12\x13\n\x0bimage_index\x18\x01 \x01(\x05\x12\t\n\x01x\x18\x02 \x01(\x05\x12\t\n\x01y\x18\x03 \x01(\x05\x12\r\n\x05width\x18\x04 \x01(\x05\x12\x0e\n\x06height\x18\x05 \x01(\x05\x12\x13\n\x0bprobability\x18\x06 \x01(\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,6 +62,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SLIDE'].fields_by_name['slide_id']._serialized_options = b'\342A\001\003'
   _globals['_SLIDE'].fields_by_name['index']._loaded_options = None
   _globals['_SLIDE'].fields_by_name['index']._serialized_options = b'\342A\001\003'
+  _globals['_SLIDE'].fields_by_name['reused']._loaded_options = None
+  _globals['_SLIDE'].fields_by_name['reused']._serialized_options = b'\342A\001\003'
   _globals['_SLIDE']._loaded_options = None
   _globals['_SLIDE']._serialized_options = b'\352Am\n\027gramserve.example/Slide\022Claboratories/{laboratory}/slideBatches/{slide_batch}/slides/{slide}*\006slides2\005slide'
   _globals['_CALL'].fields_by_name['outcome']._loaded_options = None
@@ -76,6 +78,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALL'].fields_by_name['review_reasons']._serialized_options = b'\342A\001\003'
   _globals['_CALL'].fields_by_name['tile_count']._loaded_options = None
   _globals['_CALL'].fields_by_name['tile_count']._serialized_options = b'\342A\001\003'
+  _globals['_CALL'].fields_by_name['assessed_tile_count']._loaded_options = None
+  _globals['_CALL'].fields_by_name['assessed_tile_count']._serialized_options = b'\342A\001\003'
+  _globals['_CALL'].fields_by_name['blank_tile_count']._loaded_options = None
+  _globals['_CALL'].fields_by_name['blank_tile_count']._serialized_options = b'\342A\001\003'
+  _globals['_CALL'].fields_by_name['unfocused_tile_count']._loaded_options = None
+  _globals['_CALL'].fields_by_name['unfocused_tile_count']._serialized_options = b'\342A\001\003'
+  _globals['_CALL'].fields_by_name['misscaled_tile_count']._loaded_options = None
+  _globals['_CALL'].fields_by_name['misscaled_tile_count']._serialized_options = b'\342A\001\003'
+  _globals['_CALL'].fields_by_name['suspected_findings']._loaded_options = None
+  _globals['_CALL'].fields_by_name['suspected_findings']._serialized_options = b'\342A\001\003'
   _globals['_FINDING'].fields_by_name['label']._loaded_options = None
   _globals['_FINDING'].fields_by_name['label']._serialized_options = b'\342A\001\003'
   _globals['_FINDING'].fields_by_name['probability']._loaded_options = None
@@ -84,16 +96,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINDING'].fields_by_name['tile_count']._serialized_options = b'\342A\001\003'
   _globals['_FINDING'].fields_by_name['evidence']._loaded_options = None
   _globals['_FINDING'].fields_by_name['evidence']._serialized_options = b'\342A\001\003'
+  _globals['_FINDING'].fields_by_name['quantity']._loaded_options = None
+  _globals['_FINDING'].fields_by_name['quantity']._serialized_options = b'\342A\001\003'
+  _globals['_FINDING'].fields_by_name['gram']._loaded_options = None
+  _globals['_FINDING'].fields_by_name['gram']._serialized_options = b'\342A\001\003'
+  _globals['_FINDING'].fields_by_name['morphology']._loaded_options = None
+  _globals['_FINDING'].fields_by_name['morphology']._serialized_options = b'\342A\001\003'
+  _globals['_FINDING'].fields_by_name['arrangement']._loaded_options = None
+  _globals['_FINDING'].fields_by_name['arrangement']._serialized_options = b'\342A\001\003'
   _globals['_SLIDE']._serialized_start=193
-  _globals['_SLIDE']._serialized_end=937
-  _globals['_SLIDE_STATE']._serialized_start=677
-  _globals['_SLIDE_STATE']._serialized_end=823
-  _globals['_CALL']._serialized_start=940
-  _globals['_CALL']._serialized_end=1286
-  _globals['_CALL_OUTCOME']._serialized_start=1168
-  _globals['_CALL_OUTCOME']._serialized_end=1286
-  _globals['_FINDING']._serialized_start=1289
-  _globals['_FINDING']._serialized_end=1420
-  _globals['_EVIDENCE']._serialized_start=1422
-  _globals['_EVIDENCE']._serialized_end=1527
+  _globals['_SLIDE']._serialized_end=959
+  _globals['_SLIDE_STATE']._serialized_start=699
+  _globals['_SLIDE_STATE']._serialized_end=845
+  _globals['_CALL']._serialized_start=962
+  _globals['_CALL']._serialized_end=1539
+  _globals['_CALL_OUTCOME']._serialized_start=1387
+  _globals['_CALL_OUTCOME']._serialized_end=1539
+  _globals['_FINDING']._serialized_start=1542
+  _globals['_FINDING']._serialized_end=1939
+  _globals['_FINDING_QUANTITY']._serialized_start=1805
+  _globals['_FINDING_QUANTITY']._serialized_end=1939
+  _globals['_EVIDENCE']._serialized_start=1941
+  _globals['_EVIDENCE']._serialized_end=2046
 # @@protoc_insertion_point(module_scope)

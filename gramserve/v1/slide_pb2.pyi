@@ -80,6 +80,7 @@ class Slide(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     SLIDE_ID_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
+    REUSED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name."""
     state: Global___Slide.State.ValueType
@@ -96,6 +97,10 @@ class Slide(_message.Message):
     """SlideSource.slide_id."""
     index: _builtins.int
     """Position in the batch, from 0."""
+    reused: _builtins.bool
+    """The call was made for an earlier slide with the same pixels, artifact and specimen
+    type; this one was not run again.
+    """
     @_builtins.property
     def call(self) -> Global___Call:
         """Set in SUCCEEDED."""
@@ -132,10 +137,11 @@ class Slide(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         slide_id: _builtins.str = ...,
         index: _builtins.int = ...,
+        reused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "error", b"error", "inference_duration", b"inference_duration", "queue_duration", b"queue_duration", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "attempt_count", b"attempt_count", "call", b"call", "engine", b"engine", "error", b"error", "index", b"index", "inference_duration", b"inference_duration", "name", b"name", "queue_duration", b"queue_duration", "slide_id", b"slide_id", "state", b"state", "update_time", b"update_time", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "attempt_count", b"attempt_count", "call", b"call", "engine", b"engine", "error", b"error", "index", b"index", "inference_duration", b"inference_duration", "name", b"name", "queue_duration", b"queue_duration", "reused", b"reused", "slide_id", b"slide_id", "state", b"state", "update_time", b"update_time", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -156,11 +162,13 @@ class Call(_message.Message):
         OUTCOME_UNSPECIFIED: Call._Outcome.ValueType  # 0
         """Unused."""
         OUTCOME_ORGANISMS_SEEN: Call._Outcome.ValueType  # 1
-        """At least one finding."""
+        """At least one finding, and no two that are surely different organisms."""
         OUTCOME_NO_ORGANISM_SEEN: Call._Outcome.ValueType  # 2
         """Enough was read and nothing was found."""
         OUTCOME_UNASSESSABLE: Call._Outcome.ValueType  # 3
-        """No call can be made; see unassessable_reason."""
+        """No call can be made; see unassessable_reason. A person must look."""
+        OUTCOME_MIXED_ORGANISMS_SEEN: Call._Outcome.ValueType  # 4
+        """Findings of at least two different shapes: more than one organism."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
         """Outcome of the slide as a whole."""
@@ -168,11 +176,13 @@ class Call(_message.Message):
     OUTCOME_UNSPECIFIED: Call.Outcome.ValueType  # 0
     """Unused."""
     OUTCOME_ORGANISMS_SEEN: Call.Outcome.ValueType  # 1
-    """At least one finding."""
+    """At least one finding, and no two that are surely different organisms."""
     OUTCOME_NO_ORGANISM_SEEN: Call.Outcome.ValueType  # 2
     """Enough was read and nothing was found."""
     OUTCOME_UNASSESSABLE: Call.Outcome.ValueType  # 3
-    """No call can be made; see unassessable_reason."""
+    """No call can be made; see unassessable_reason. A person must look."""
+    OUTCOME_MIXED_ORGANISMS_SEEN: Call.Outcome.ValueType  # 4
+    """Findings of at least two different shapes: more than one organism."""
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
@@ -180,21 +190,42 @@ class Call(_message.Message):
     REVIEW_REQUIRED_FIELD_NUMBER: _builtins.int
     REVIEW_REASONS_FIELD_NUMBER: _builtins.int
     TILE_COUNT_FIELD_NUMBER: _builtins.int
+    ASSESSED_TILE_COUNT_FIELD_NUMBER: _builtins.int
+    BLANK_TILE_COUNT_FIELD_NUMBER: _builtins.int
+    UNFOCUSED_TILE_COUNT_FIELD_NUMBER: _builtins.int
+    MISSCALED_TILE_COUNT_FIELD_NUMBER: _builtins.int
+    SUSPECTED_FINDINGS_FIELD_NUMBER: _builtins.int
     outcome: Global___Call.Outcome.ValueType
     """Outcome."""
     unassessable_reason: _builtins.str
-    """Why no call could be made. New values may be added."""
+    """Why no call could be made: TOO_FEW_TILES, OUT_OF_FOCUS, BLANK or WRONG_MAGNIFICATION. New values may be added."""
     review_required: _builtins.bool
     """True when a person must look before the call is used."""
     tile_count: _builtins.int
-    """Tiles read."""
+    """Tiles read, fit or not."""
+    assessed_tile_count: _builtins.int
+    """Tiles that were fit to read: not blank, in focus, at the model's magnification."""
+    blank_tile_count: _builtins.int
+    """Tiles that show nothing."""
+    unfocused_tile_count: _builtins.int
+    """Tiles out of focus."""
+    misscaled_tile_count: _builtins.int
+    """Tiles at the wrong magnification."""
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
         """Organism classes seen, most probable first."""
 
     @_builtins.property
     def review_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Why: LOW_CONFIDENCE or CONFLICTING_FINDINGS. New values may be added."""
+        """Why: LOW_CONFIDENCE, CONFLICTING_FINDINGS, MIXED_GROWTH, OUT_OF_DISTRIBUTION, PARTLY_ASSESSABLE or UNASSESSABLE.
+        New values may be added.
+        """
+
+    @_builtins.property
+    def suspected_findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """Classes seen on too few tiles to be findings, with the tiles that a person must look at. Not to be reported as
+        present.
+        """
 
     def __init__(
         self,
@@ -205,10 +236,15 @@ class Call(_message.Message):
         review_required: _builtins.bool = ...,
         review_reasons: _abc.Iterable[_builtins.str] | None = ...,
         tile_count: _builtins.int = ...,
+        assessed_tile_count: _builtins.int = ...,
+        blank_tile_count: _builtins.int = ...,
+        unfocused_tile_count: _builtins.int = ...,
+        misscaled_tile_count: _builtins.int = ...,
+        suspected_findings: _abc.Iterable[Global___Finding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings", "outcome", b"outcome", "review_reasons", b"review_reasons", "review_required", b"review_required", "tile_count", b"tile_count", "unassessable_reason", b"unassessable_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assessed_tile_count", b"assessed_tile_count", "blank_tile_count", b"blank_tile_count", "findings", b"findings", "misscaled_tile_count", b"misscaled_tile_count", "outcome", b"outcome", "review_reasons", b"review_reasons", "review_required", b"review_required", "suspected_findings", b"suspected_findings", "tile_count", b"tile_count", "unassessable_reason", b"unassessable_reason", "unfocused_tile_count", b"unfocused_tile_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -220,16 +256,63 @@ class Finding(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Quantity:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _QuantityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Finding._Quantity.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        QUANTITY_UNSPECIFIED: Finding._Quantity.ValueType  # 0
+        """Not told: the slide is too small to say, or the artifact has no bands."""
+        QUANTITY_NONE: Finding._Quantity.ValueType  # 1
+        """Not seen. No finding has it: it is what a class without a finding has."""
+        QUANTITY_RARE: Finding._Quantity.ValueType  # 2
+        """About less than one for each oil-immersion field."""
+        QUANTITY_FEW: Finding._Quantity.ValueType  # 3
+        """About 1 to 5 for each oil-immersion field."""
+        QUANTITY_MODERATE: Finding._Quantity.ValueType  # 4
+        """About 6 to 30 for each oil-immersion field."""
+        QUANTITY_MANY: Finding._Quantity.ValueType  # 5
+        """About more than 30 for each oil-immersion field."""
+
+    class Quantity(_Quantity, metaclass=_QuantityEnumTypeWrapper):
+        """How much of it there is, as a microscopist says it."""
+
+    QUANTITY_UNSPECIFIED: Finding.Quantity.ValueType  # 0
+    """Not told: the slide is too small to say, or the artifact has no bands."""
+    QUANTITY_NONE: Finding.Quantity.ValueType  # 1
+    """Not seen. No finding has it: it is what a class without a finding has."""
+    QUANTITY_RARE: Finding.Quantity.ValueType  # 2
+    """About less than one for each oil-immersion field."""
+    QUANTITY_FEW: Finding.Quantity.ValueType  # 3
+    """About 1 to 5 for each oil-immersion field."""
+    QUANTITY_MODERATE: Finding.Quantity.ValueType  # 4
+    """About 6 to 30 for each oil-immersion field."""
+    QUANTITY_MANY: Finding.Quantity.ValueType  # 5
+    """About more than 30 for each oil-immersion field."""
+
     LABEL_FIELD_NUMBER: _builtins.int
     PROBABILITY_FIELD_NUMBER: _builtins.int
     TILE_COUNT_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    GRAM_FIELD_NUMBER: _builtins.int
+    MORPHOLOGY_FIELD_NUMBER: _builtins.int
+    ARRANGEMENT_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     """Label of the model."""
     probability: _builtins.float
     """Calibrated probability that the class is present on the slide, 0 to 1."""
     tile_count: _builtins.int
     """Tiles on which the class was seen."""
+    quantity: Global___Finding.Quantity.ValueType
+    """How much of it there is."""
+    gram: _builtins.str
+    """Gram reaction of the label: "positive", "negative" or ""."""
+    morphology: _builtins.str
+    """Shape of the label, such as "cocci" or "bacilli", or ""."""
+    arrangement: _builtins.str
+    """Arrangement of the label, such as "clusters", or ""."""
     @_builtins.property
     def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evidence]:
         """The tiles that show it best, for a person to confirm."""
@@ -241,10 +324,14 @@ class Finding(_message.Message):
         probability: _builtins.float = ...,
         tile_count: _builtins.int = ...,
         evidence: _abc.Iterable[Global___Evidence] | None = ...,
+        quantity: Global___Finding.Quantity.ValueType = ...,
+        gram: _builtins.str = ...,
+        morphology: _builtins.str = ...,
+        arrangement: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "label", b"label", "probability", b"probability", "tile_count", b"tile_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrangement", b"arrangement", "evidence", b"evidence", "gram", b"gram", "label", b"label", "morphology", b"morphology", "probability", b"probability", "quantity", b"quantity", "tile_count", b"tile_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -47,6 +47,8 @@ def test_every_command_has_help(command: list[str]) -> None:
         ["models", "show", "m"],
         ["models", "promote", "m", "3"],
         ["models", "rollback", "m"],
+        ["models", "shadow", "m"],
+        ["models", "unshadow", "m"],
     ],
 )
 def test_without_a_gateway_one_line_says_what_to_do(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import grpc
 import pytest
 
+from gateway.shadow import wilson
+from gramserve.cli.models import aliases_text, shadow_lines
 from gramserve.errors import Reason
+from gramserve.store.shadows import Shadows, ShadowTally
 from gramserve.v1 import model_pb2
 from gramserve.v1 import model_service_pb2 as m
 from tests.gateway.stack import Stack, refused
@@ -105,3 +108,93 @@ async def test_only_a_number_can_be_promoted(stack: Stack) -> None:
     request = m.PromoteModelVersionRequest(name="models/gram/versions/production")
     _, error = await refused(stack.models.PromoteModelVersion(request))
     assert error.reason is Reason.INVALID_FIELD
+
+
+async def _shadow(stack: Stack, share: float = 0.0, version: int = 2) -> model_pb2.Model:
+    request = m.PromoteModelVersionRequest(name=f"models/gram/versions/{version}", alias="shadow", share=share)
+    model: model_pb2.Model = await stack.models.PromoteModelVersion(request)
+    return model
+
+
+async def test_a_shadow_has_a_share_and_is_never_what_a_batch_gets_by_default(stack: Stack) -> None:
+    await stack.publish(promote=False)
+    assert aliases_text(await _shadow(stack)) == "production: 1, shadow: 2 (10 % of slides)"
+    assert [alias.share for alias in (await _shadow(stack, 0.25)).aliases] == [0.0, 0.25]
+    assert (await stack.create(model="models/gram")).model_version == "models/gram/versions/1"
+    for share in (-0.1, 1.1, float("nan")):
+        code, error = await refused(_shadow(stack, share))
+        assert (code, error.violations[0][0]) == (grpc.StatusCode.INVALID_ARGUMENT, "share")
+    request = m.PromoteModelVersionRequest(name="models/gram/versions/2", share=0.5)
+    _, error = await refused(stack.models.PromoteModelVersion(request))
+    assert error.violations[0][0] == "share"
+
+
+async def test_an_alias_is_removed_as_often_as_one_likes_and_rolled_back(stack: Stack) -> None:
+    await stack.publish(promote=False)
+    await _shadow(stack, 0.25)
+    for _ in range(2):
+        model = await stack.models.RemoveModelAlias(m.RemoveModelAliasRequest(name="models/gram", alias="shadow"))
+        assert [alias.name for alias in model.aliases] == ["production"]
+    back = await stack.models.RollbackModel(m.RollbackModelRequest(name="models/gram", alias="shadow"))
+    assert aliases_text(back) == "production: 1, shadow: 2 (25 % of slides)"
+    for name, alias in (("models/gram", "production"), ("models/gram", ""), ("gram", "shadow")):
+        code, error = await refused(stack.models.RemoveModelAlias(m.RemoveModelAliasRequest(name=name, alias=alias)))
+        assert (code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.INVALID_FIELD)
+
+
+async def test_one_call_rolls_production_back_while_a_shadow_runs_and_touches_it_not(stack: Stack) -> None:
+    for _ in range(2):
+        await stack.publish(promote=False)
+    await stack.models.PromoteModelVersion(m.PromoteModelVersionRequest(name="models/gram/versions/2"))
+    await _shadow(stack, 0.5, version=3)
+    back = await stack.models.RollbackModel(m.RollbackModelRequest(name="models/gram"))
+    assert aliases_text(back) == "production: 1, shadow: 3 (50 % of slides)"
+
+
+async def test_the_tallies_of_all_workers_are_told_with_a_confidence_interval(stack: Stack) -> None:
+    await stack.publish(promote=False)
+    request = m.GetModelShadowRequest(name="models/gram/shadow")
+    code, error = await refused(stack.models.GetModelShadow(request))
+    assert (code, error.reason) == (grpc.StatusCode.NOT_FOUND, Reason.UNKNOWN_MODEL_VERSION)
+    assert "shadow" in error.message
+    await _shadow(stack, 0.5)
+    empty = await stack.models.GetModelShadow(request)
+    assert (empty.compared_count, empty.HasField("agreement")) == (0, False)
+    shadows = Shadows(stack.objects)
+    await shadows.write("gram", 1, 2, "t1-w1", ShadowTally({"SAME": 90, "SKIPPED": 7}, 2.0, 0.5))
+    await shadows.write("gram", 1, 2, "t2-w2", ShadowTally({"SAME": 5, "REVIEW_DIFFERS": 3, "GRAM_FLIP": 2}, 1.0, 1.0))
+    await shadows.write("gram", 2, 1, "t3-w1", ShadowTally({"SAME": 1}))
+    found = await stack.models.GetModelShadow(request)
+    assert (found.production_version, found.shadow_version, found.share) == (1, 2, 0.5)
+    assert found.compared_count == 100
+    assert (found.agreement.value, found.very_major.value, found.speed_ratio) == (0.98, 0.02, 2.0)
+    assert found.agreement.low < 0.98 < found.agreement.high < 1
+    assert shadow_lines(found) == [
+        "models/gram: version 2 in the shadow of 1, 50 % of slides; 100 slides compared",
+        "same outcome and findings: 98.00% (95 % interval 93.00% to 99.45%)",
+        "organism missed or Gram reaction turned over: 2.00% (95 % interval 0.55% to 7.00%)",
+        "engine 2.00 times as fast as production's",
+        "       2 gram flip",
+        "       3 review differs",
+        "      95 same",
+        "       7 skipped",
+    ]
+    # Another pair of versions, one of which once was in the other's shadow, is told when it is asked for.
+    other = m.GetModelShadowRequest(name="models/gram/shadow", production_version=2, shadow_version=1)
+    told = await stack.models.GetModelShadow(other)
+    assert (told.compared_count, told.share) == (1, 0.0)
+    for name in ("models/gram", "models/gram/versions/1", "shadow", ""):
+        _, error = await refused(stack.models.GetModelShadow(m.GetModelShadowRequest(name=name)))
+        assert error.reason is Reason.INVALID_FIELD
+
+
+def test_the_interval_is_that_of_wilson_and_holds_its_rate() -> None:
+    assert wilson(0, 0) is None
+    for total in (1, 10, 1000):
+        for count in range(0, total + 1, max(1, total // 10)):
+            rate = wilson(count, total)
+            assert rate is not None
+            assert 0 <= rate.low <= rate.value <= rate.high <= 1
+    none = wilson(0, 1000)
+    assert none is not None
+    assert (none.low, round(none.high, 5)) == (0.0, 0.00383)

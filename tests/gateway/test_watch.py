@@ -222,6 +222,22 @@ async def pages_read(stack: Stack) -> int:
     return int(facts["cmdstat_xrange"]["calls"])
 
 
+@pytest.mark.parametrize(("size", "most"), [(0, 1), (1, 1), (3, 3), (100, 100), (5000, 100)])
+async def test_pages_tell_the_same_as_single_events_and_are_as_large_as_asked(
+    stack: Stack, size: int, most: int
+) -> None:
+    batch = await stack.create(70)
+    await stack.run(batch.name, failing=(3,))
+    singly = await stack.watch(batch.name)
+    request = s.WatchSlideBatchRequest(name=batch.name, page_size=size)
+    pages = [[page, *page.further] async for page in stack.api.WatchSlideBatch(request)]
+    assert max(len(page) for page in pages) == most
+    events = [event for page in pages for event in page]
+    for event in events:
+        event.ClearField("further")
+    assert events == singly
+
+
 async def test_a_negative_sequence_is_refused(stack: Stack) -> None:
     batch: b.SlideBatch = await stack.create(1)
     code, error = await refused(stack.watch(batch.name, -1))

@@ -112,7 +112,12 @@ def _assemble(body: bytes, values: dict[int, list[int]], order: str, big: bool) 
 
 def real_file(name: str) -> bytes:
     """A real file of the shared test data; skips the test where it is not there."""
+    return real_path(name).read_bytes()
+
+
+def real_path(name: str) -> Path:
+    """Where a real file of the shared test data lies; skips the test where it is not there."""
     folder = Path(os.environ.get("GRAMSERVE_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
     if not (folder / name).is_file():
         pytest.skip("the real test files are not on this machine")
-    return (folder / name).read_bytes()
+    return (folder / name).resolve()

@@ -74,6 +74,9 @@ class Bench:
         *,
         batch: str = "b1",
         specimen_types: Sequence[str] = (),
+        stat: bool = False,
+        laboratory: str = LABORATORY,
+        reuse_results: bool = True,
     ) -> str:
         """Accepts and queues a batch as the gateway does; returns its key in the queue."""
         kinds = [*specimen_types, *[""] * (len(slides) - len(specimen_types))]
@@ -81,10 +84,10 @@ class Bench:
             SlideRecord(index, f"slide-{index}", (images,) if isinstance(images, ImageRecord) else tuple(images), kind)
             for index, (images, kind) in enumerate(zip(slides, kinds, strict=True))
         ]
-        await self.batches.write_manifest(LABORATORY, batch, records)
+        await self.batches.write_manifest(laboratory, batch, records)
         await self.batches.create_batch(
             BatchRecord(
-                laboratory=LABORATORY,
+                laboratory=laboratory,
                 batch=batch,
                 request_id="r",
                 fingerprint="f",
@@ -92,23 +95,33 @@ class Bench:
                 model_version=version.name,
                 model_digest=version.digest,
                 slide_count=len(records),
-                priority=Priority.ROUTINE,
+                priority=Priority.STAT if stat else Priority.ROUTINE,
                 deliver_by=None,
                 max_failed_ratio=1.0,
                 annotations={},
                 create_time=0.0,
+                reuse_results=reuse_results,
             )
         )
-        await self.enqueue(batch, range(len(records)), version, fresh=True)
-        return f"{LABORATORY}/{batch}"
+        await self.enqueue(batch, range(len(records)), version, fresh=True, stat=stat, laboratory=laboratory)
+        return f"{laboratory}/{batch}"
 
-    async def enqueue(self, batch: str, indices: Sequence[int], version: Resolved, *, fresh: bool = False) -> None:
+    async def enqueue(
+        self,
+        batch: str,
+        indices: Sequence[int],
+        version: Resolved,
+        *,
+        fresh: bool = False,
+        stat: bool = False,
+        laboratory: str = LABORATORY,
+    ) -> None:
         total = max(indices) + 1
         await self.queue.open(
-            f"{LABORATORY}/{batch}", round=0, total=total, priority_stat=False, due_s=DUE_S,
+            f"{laboratory}/{batch}", round=0, total=total, priority_stat=stat, due_s=DUE_S,
             version=version.name, digest=version.digest, fresh=fresh,
         )  # fmt: skip
-        await self.queue.submit(f"{LABORATORY}/{batch}", indices)
+        await self.queue.submit(f"{laboratory}/{batch}", indices)
 
     # What became of them.
 
@@ -165,33 +178,37 @@ class Bench:
     def crash(self, image: ImageRecord, *, once: bool = False) -> None:
         (self.folder / f"crash-{'once-' if once else ''}{image.sha256}").touch()
 
-    def hold(self, image: ImageRecord) -> None:
-        os.mkfifo(self.folder / f"hold-{image.sha256}")
+    def hold(self, image: ImageRecord, *, shadow: bool = False) -> None:
+        os.mkfifo(self._gate(image, shadow))
 
-    async def held(self, image: ImageRecord) -> int:
+    async def held(self, image: ImageRecord, *, shadow: bool = False) -> int:
         """Waits until a child runs this slide and waits for `let_go`; returns its process id."""
-        await until(lambda: self._open(image), 30, "a child waits on the slide")
-        return self.runs(image)[-1]
+        await until(lambda: self._open(self._gate(image, shadow)), 30, "a child waits on the slide")
+        return self.runs(image, shadow=shadow)[-1]
 
-    def let_go(self, image: ImageRecord) -> None:
+    def let_go(self, image: ImageRecord, *, shadow: bool = False) -> None:
         """The child that waits goes on, and none will wait on this slide again."""
-        (self.folder / f"hold-{image.sha256}").unlink()
-        os.close(self._writers.pop(image.sha256))
+        gate = self._gate(image, shadow)
+        gate.unlink()
+        os.close(self._writers.pop(gate.name))
 
-    def _open(self, image: ImageRecord) -> bool:
+    def _gate(self, image: ImageRecord, shadow: bool) -> Path:
+        return self.folder / f"{'shadow-' if shadow else ''}hold-{image.sha256}"
+
+    def _open(self, gate: Path) -> bool:
         # Opening for writing works once somebody reads; the reader waits until we close.
         try:
-            writer = os.open(self.folder / f"hold-{image.sha256}", os.O_WRONLY | os.O_NONBLOCK)
+            writer = os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
             return False
-        self._writers[image.sha256] = writer
+        self._writers[gate.name] = writer
         return True
 
-    def runs(self, image: ImageRecord) -> list[int]:
+    def runs(self, image: ImageRecord, *, shadow: bool = False) -> list[int]:
         """The process ids of the children that began this slide, in order."""
-        path = self.folder / f"runs-{image.sha256}"
+        path = self.folder / f"{'shadow-' if shadow else ''}runs-{image.sha256}"
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
     # Workers.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gramserve.store.records import SlideState
 from gramserve.store.registry import Resolved
 from tests.inference.bench import Bench
+from tests.inference.test_stopping import NOT_SERVING, SERVING, health
 from tests.waiting import until
 
 
@@ -63,10 +64,38 @@ async def test_I13_a_corrupted_version_is_reported_while_the_old_one_serves(benc
         failures = worker.metrics.registry.get_sample_value
         assert failures("gramserve_model_load_failures_total", {"reason": "ARTIFACT_CORRUPT"})
         assert worker.serving
+        await until(lambda: failures("gramserve_models_failed") == 1)
     assert {outcome.state for outcome in good.values()} == {SlideState.SUCCEEDED}
     for outcome in bad.values():
         assert outcome.error is not None
         assert (outcome.error.reason, outcome.attempts) == ("MODEL_UNAVAILABLE", 3)
+
+
+async def test_a_promoted_version_that_cannot_serve_is_told_by_health_until_it_can(bench: Bench) -> None:
+    old = await bench.publish()
+    broken = await bench.publish(promote=False, sharpness=90.0)
+    whole = await bench.objects.get(f"{broken.name}/model.onnx")
+    await _corrupt(bench, broken)
+    async with bench.worker(children=1) as worker:
+
+        async def said(status: int) -> bool:
+            return await health(worker.port, "models/gram") == status
+
+        await until(lambda: worker._watcher.serving("gram") == old)
+        await until(lambda: said(SERVING))
+        await bench.registry.promote("gram", broken.version)
+        await until(lambda: said(NOT_SERVING))
+        assert await health(worker.port) == SERVING
+        # The one before serves on: batches that were frozen to it lose nothing.
+        assert worker._watcher.serving("gram") == old
+        await bench.submit([await bench.field()], old)
+        assert (await bench.ended())[0].state is SlideState.SUCCEEDED
+        await bench.registry.rollback("gram")
+        await until(lambda: said(SERVING))
+        await bench.objects.put(f"{broken.name}/model.onnx", whole)
+        await bench.registry.promote("gram", broken.version)
+        await until(lambda: worker._watcher.serving("gram") == broken)
+        await until(lambda: said(SERVING))
 
 
 async def test_I13_another_artifact_under_the_name_of_a_frozen_version_does_not_serve(bench: Bench) -> None:

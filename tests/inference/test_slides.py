@@ -151,3 +151,20 @@ async def test_I2_an_outcome_that_is_durable_already_is_the_result(bench: Bench)
         await bench.enqueue("b1", [0], version)
         again = (await bench.ended())[0]
     assert again == first
+
+
+async def test_the_time_of_a_slide_is_told_step_by_step_and_adds_up(bench: Bench) -> None:
+    version = await bench.publish()
+    await bench.submit([await bench.field() for _ in range(6)], version)
+    async with bench.worker(children=1) as worker:
+        await bench.ended()
+
+        def told(stage: str, what: str) -> float:
+            name = f"gramserve_slide_stage_seconds_{what}"
+            return worker.metrics.registry.get_sample_value(name, {"stage": stage}) or 0.0
+
+        steps = ["load", "fetch", "decode", "tile", "infer", "aggregate"]
+        assert [told(step, "count") for step in steps] == [6] * 6
+        assert all(told(step, "sum") > 0 for step in steps)
+        # Slides wait for each other in the child, which is in "run" and in none of the steps.
+        assert sum(told(step, "sum") for step in steps) <= told("run", "sum")

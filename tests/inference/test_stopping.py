@@ -12,10 +12,16 @@ from tests.inference.bench import Bench
 from tests.waiting import until
 
 
-async def health(port: int) -> int:
-    """What the health service on `port` says."""
+async def health(port: int, service: str = "") -> int:
+    """What the health service on `port` says; 0 of a service that it does not know."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        request = health_pb2.HealthCheckRequest(service=service)
+        try:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return 0
         return int(answer.status)
 
 

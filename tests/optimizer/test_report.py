@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gramserve.store.manifest import Familiarity, QuantityBands, TileQuality
 from optimizer_svc.conformal import CurvePoint, Review, Threshold
 from optimizer_svc.exhibits import pictures
 from optimizer_svc.report import render_card, render_html
+from optimizer_svc.slide_rules import SlideRules, StandIn
 from tests.optimizer.conftest import LABELS
 
 NAMES = [label.name for label in LABELS]
@@ -74,6 +76,19 @@ def step(name: str, images_per_s: float | None, size: int) -> dict[str, Any]:
 THRESHOLD = Threshold(0.83, 102, 102, 0.07, 0.01, 0.02, True, 0.0, 0.0097, True)
 CURVE = (CurvePoint(0.5, 0.0, 0.03, 0.01), CurvePoint(0.83, 0.07, 0.01, 0.0), CurvePoint(1.0, 0.9, 0.0, 0.0))
 REVIEW = Review(0.05, 0.01, THRESHOLD, {"csf": THRESHOLD}, CURVE, ("Specimen type rare has too few tiles.",))
+
+SLIDES = SlideRules(
+    TileQuality(focus_exponent=2.0, min_focus=0.01, min_contrast=2.5, min_saturation=6.0),
+    Familiarity(max_energy=-1.5, max_strange=0.2),
+    QuantityBands(few=0.05, moderate=0.25, many=0.75, min_tiles=8),
+    0.006,
+    102,
+    0.0,
+    0.02,
+    0.01,
+    (StandIn("out of focus", 0.91, 64), StandIn("twice the magnification", 0.31, 64)),
+    ("Only 31% of the tiles that were spoilt (twice the magnification) were noticed: do not rely on this check.",),
+)
 
 
 def facts() -> dict[str, Any]:
@@ -142,6 +157,7 @@ def facts() -> dict[str, Any]:
             "after": {"ece": 0.03, "nll": 0.1, "bins": bins},
         },
         "review": REVIEW.to_json(),
+        "slides": SLIDES.to_json(),
         "pruning": {
             "skipped": "",
             "networks": [
@@ -245,6 +261,12 @@ def test_the_review_thresholds_are_told_with_what_they_promise(html: str, report
     assert "below 0.8300 go to a person; of csf below 0.8300." in render_card(report).decode()
 
 
+def test_what_the_rules_for_slides_notice_is_told_and_what_they_do_not(html: str, report: dict[str, Any]) -> None:
+    assert "2.0% would be left out as out of focus" in html
+    assert "do not rely on this check" in html
+    assert "out of focus 91.0%, twice the magnification 31.0%." in render_card(report).decode()
+
+
 def test_a_report_tells_how_to_repeat_it(html: str) -> None:
     assert "gramserve optimize CHECKPOINT --arch mobilenetv2_100 --seed 0" in html
     assert "at most 2.1 GB of memory" in html
@@ -280,7 +302,7 @@ def test_a_proved_report_says_so(report: dict[str, Any]) -> None:
 
 
 def test_a_report_without_an_accepted_candidate_can_be_read(report: dict[str, Any]) -> None:
-    report |= {"chosen": None, "comparison": None, "calibration": None, "review": None, "decode": None}
+    report |= {"chosen": None, "comparison": None, "calibration": None, "review": None, "slides": None, "decode": None}
     report |= {"sensitivity": [], "steps": report["steps"][:1]}
     report["candidates"] = [{**c, "accepted": False, "chosen": False, "front": None} for c in report["candidates"]]
     report["errors"] = [{**e, "artifact": None, "new": False} for e in report["errors"]]

@@ -66,6 +66,8 @@ async def test_what_was_asked_for_reaches_the_job_and_is_shown(bench: Bench, cal
         mean=[0.5, 0.4, 0.3],
         std=[0.25, 0.25, 0.25],
         without_quantization_aware=True,
+        min_assessed_tiles=40,
+        mixed_usual_in=["sputum", "wound swab"],
     )
     asked.budget.FromSeconds(300)
     request.optimization.settings.CopyFrom(asked)
@@ -77,6 +79,7 @@ async def test_what_was_asked_for_reaches_the_job_and_is_shown(bench: Bench, cal
     assert (job.budget_minutes, job.margin, job.keep_macs, job.seed, job.input_px) == (5.0, 0.02, 0.25, 3, 64)
     assert (job.recall_margin, job.importance, job.scope, job.review_risk) == (0.1, "magnitude", "isomorphic", 0.01)
     assert (job.recipes, job.engines) == (("int8-per-channel",), ("openvino", "onnxruntime"))
+    assert (job.min_assessed_tiles, job.mixed_usual_in) == (40, ("sputum", "wound swab"))
     assert (job.mean, job.std, job.quantization_aware) == ((0.5, 0.4, 0.3), (0.25, 0.25, 0.25), False)
 
 
@@ -101,7 +104,8 @@ def test_a_record_of_the_release_before_is_read_with_the_defaults() -> None:
     old = json.loads(record.to_json())
     for name in ("recall_margin", "importance", "scope", "recipes", "engines", "review_risk", "mean", "std"):
         del old[name]
-    del old["quantization_aware"]
+    for name in ("quantization_aware", "min_assessed_tiles", "mixed_usual_in"):
+        del old[name]
     assert OptimizationRecord.from_json(json.dumps(old).encode()) == record
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gramserve.queue import Done, Queue
+from gramserve.queue import Done, Queue, Settlement
 from tests.queue.lane import Lane
 from tests.waiting import until
 
@@ -95,3 +95,32 @@ async def test_a_drained_batch_that_gets_another_slide_is_no_longer_drained(lane
     await queue.submit("lab/b", [0, 1])
     assert await queue.drained() == []
     assert not await queue.finish("lab/b", "SUCCEEDED")
+
+
+async def test_I9_ended_batches_are_bounded_in_slides_and_the_oldest_go_first(lane: Lane, queue: Queue) -> None:
+    for number in range(4):
+        await lane.fill(f"lab/{number}", 3)
+        await queue.complete_many("w1", [Settlement(one, "SUCCEEDED") for one in await queue.lease("w1", 3, idle=True)])
+        assert await queue.finish(f"lab/{number}", "SUCCEEDED", retention_s=3600, retention_slides=6)
+
+    async def remembered_ms(number: int) -> int:
+        return int(await lane.redis.pttl(lane.key(f"events:lab/{number}")))
+
+    assert [await remembered_ms(number) <= 5000 for number in range(4)] == [True, True, False, False]
+
+
+async def test_I9_the_last_batch_is_remembered_however_large_and_a_retried_one_is_kept(
+    lane: Lane, queue: Queue
+) -> None:
+    await lane.fill("lab/a", 3)
+    leases = await queue.lease("w1", 3, idle=True)
+    await queue.complete_many("w1", [Settlement(one, "FAILED") for one in leases])
+    assert await queue.finish("lab/a", "FAILED", retention_slides=1)
+    assert await lane.redis.pttl(lane.key("events:lab/a")) > 5000
+    assert await lane.open("lab/a", 3, round=1, done=Done(succeeded=2))
+    await lane.fill("lab/b", 2)
+    await queue.submit("lab/a", [0])
+    leases = [one for one in await queue.lease("w1", 3, idle=True) if one.batch == "lab/b"]
+    await queue.complete_many("w1", [Settlement(one, "SUCCEEDED") for one in leases])
+    assert await queue.finish("lab/b", "SUCCEEDED", retention_slides=1)
+    assert await lane.redis.pttl(lane.key("events:lab/a")) == -1

@@ -54,6 +54,18 @@ async def test_waiting_for_events_ends_with_the_next_one(lane: Lane, queue: Queu
     await asyncio.wait_for(asyncio.gather(*waiting), 10)
 
 
+async def test_the_next_events_come_with_the_answer_that_was_waited_for(lane: Lane, queue: Queue) -> None:
+    await lane.fill("lab/b", 2)
+    last = (await lane.snapshot("lab/b")).last_sequence
+    assert await queue.next_events("lab/b", 0, 100, 60) == await queue.events("lab/b", 0)
+    waiting = asyncio.create_task(queue.next_events("lab/b", last, 100, 60))
+    await lane.lease_one()
+    found = await asyncio.wait_for(waiting, 10)
+    assert found == (await queue.events("lab/b", last))[: len(found)]
+    assert found
+    assert await asyncio.wait_for(queue.next_events("lab/b", last + 10, 100, 0.05), 10) == []
+
+
 async def test_waiting_for_events_ends_in_time_without_one(lane: Lane, queue: Queue) -> None:
     await lane.fill("lab/b", 1)
     await asyncio.wait_for(queue.wait_events("lab/b", 10, 0.05), 10)

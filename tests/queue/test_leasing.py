@@ -34,6 +34,28 @@ async def test_stat_comes_first_then_due_time_then_order_of_submission(lane: Lan
     ]
 
 
+async def test_a_busy_worker_may_ask_for_stat_slides_alone(lane: Lane, queue: Queue) -> None:
+    await lane.fill("lab/routine", 3)
+    assert await queue.lease("w1", 4, idle=False, stat_only=True) == []
+    await lane.fill("lab/stat", 2, priority_stat=True)
+    leases = await queue.lease("w1", 4, idle=False, stat_only=True)
+    assert names(leases) == [("lab/stat", 0), ("lab/stat", 1)]
+    assert all(lease.stat for lease in leases)
+    assert not (await lane.lease_one("w1")).stat
+    await lane.check(["lab/routine", "lab/stat"])
+
+
+async def test_a_busy_worker_that_meets_a_crashed_stat_slide_claims_it_and_becomes_idle(
+    lane: Lane, queue: Queue
+) -> None:
+    await lane.fill("lab/stat", 1, priority_stat=True)
+    await lane.fill("lab/routine", 1)
+    await queue.fail(await lane.lease_one("w2"), "w2", crash=True, delay_s=0.0)
+    assert await queue.lease("w1", 1, idle=False, stat_only=True) == []
+    assert await queue.lease("w1", 1, idle=False) == []
+    assert names(await queue.lease("w1", 1, idle=True)) == [("lab/stat", 0)]
+
+
 async def test_slides_of_a_batch_go_in_order_beyond_six_digits_of_text_order(lane: Lane, queue: Queue) -> None:
     await lane.fill("lab/b", 12)
     assert [lease.index for lease in await queue.lease("w1", 12, idle=True)] == list(range(12))

@@ -9,6 +9,7 @@ import pytest
 
 import gramserve.queue
 from gramserve.queue import Queue
+from gramserve.queue.script import script
 from tests.queue.lane import Lane
 
 FOLDER = Path(gramserve.queue.__file__).parent / "scripts"
@@ -43,6 +44,17 @@ def test_the_document_names_every_transition_every_key_and_every_state() -> None
         assert f"`{max(key)}`" in document, key
     for state in ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"):
         assert f"{state} --> [*]" in document
+
+
+@pytest.mark.parametrize("name", TRANSITIONS)
+def test_a_transition_gets_all_of_the_prelude_that_it_uses(name: str) -> None:
+    prelude = (FOLDER / "prelude.lua").read_text()
+    names = re.findall(r"\w+", " ".join(re.findall(r"^local (?:function )?([\w, ]+)", prelude, re.MULTILINE)))
+    source = re.sub(r"--.*|'[^']*'", "", script(name).source)
+    for used in set(names) & set(re.findall(r"\w+", source)):
+        defined = re.search(rf"^local (?:function )?(?:\w+, )*{used}\b", source, re.MULTILINE)
+        assert defined is not None, used
+        assert defined.start() <= re.search(rf"\b{used}\b", source).start()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", ["prelude", *TRANSITIONS])
@@ -92,6 +104,6 @@ async def test_nothing_of_a_patient_reaches_redis(lane: Lane, queue: Queue) -> N
     )
     assert stored <= {
         *("round", "total", "succeeded", "failed", "cancelled", "expired", "review", "running", "live", "base"),
-        *("stat", "due_ms", "hard_ms", "accepted_ms", "first_ms", "last_ms", "high", "sealed", "sequence"),
+        *("score", "hard_ms", "accepted_ms", "first_ms", "last_ms", "high", "sealed", "sequence"),
         *("version", "digest", "stopping", "finished", "token", "worker", "attempts", "crashes"),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gramserve.calls import Call, Outcome, ReviewReason
+from gramserve.calls import Call, Outcome, ReviewReason, UnassessableReason
 from gramserve.images.tiles import Box
 from gramserve.runtime.aggregate import aggregate, probabilities
 from gramserve.runtime.preprocess import Place
@@ -35,7 +35,8 @@ def test_an_empty_slide_is_called_so_without_review():
 
 
 def test_a_slide_without_tiles_is_unassessable():
-    assert call() == Call(Outcome.UNASSESSABLE, (), 0, unassessable_reason="NO_TILES")
+    seen = call()
+    assert (seen.outcome, seen.unassessable_reason) == (Outcome.UNASSESSABLE, UnassessableReason.TOO_FEW_TILES)
 
 
 def test_a_class_on_enough_tiles_is_a_finding_with_the_mean_of_its_best_tiles():
@@ -70,6 +71,7 @@ def test_several_classes_are_reported_most_probable_first():
 
 def test_mixed_growth_of_cocci_and_rods_is_no_conflict():
     seen = call(*[tile(GPC_CLUSTERS=0.95)] * 3, *[ROD] * 3)
+    assert seen.outcome is Outcome.MIXED_ORGANISMS_SEEN
     assert len(seen.findings) == 2
     assert not seen.review_required
 

@@ -79,6 +79,39 @@ async def test_I1_a_write_is_on_disk_with_its_name_and_its_new_folders_before_it
     assert folder == ("fsync", f"{root}/a/b")
 
 
+async def test_I1_files_written_together_are_all_on_disk_before_the_first_gets_its_name(
+    tmp_path: Path, steps: list[tuple[str, str]]
+) -> None:
+    objects = LocalObjects(tmp_path)
+    await objects.create("a/first", b"x")
+    steps.clear()
+    await objects.create_many([(f"a/{number}", b"x") for number in range(9)])
+    whats = [what for what, _ in steps]
+    assert whats == ["fsync"] * 9 + ["link"] * 9 + ["fsync"]
+    assert len({path for what, path in steps[:9]}) == 9
+    assert steps[-1] == ("fsync", f"{tmp_path}/a")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(["first", *map(str, range(9))])
+
+
+async def test_I1_of_files_written_together_none_has_its_name_when_one_cannot_be_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects, fsync, calls = LocalObjects(tmp_path), os.fsync, iter(range(100))
+    await objects.create("a/first", b"x")
+
+    def breaks(descriptor: int) -> None:
+        if next(calls) == 5:
+            raise OSError(5, "Input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", breaks)
+    files = [(f"a/{number}", b"x") for number in range(9)]
+    with pytest.raises(Unavailable):
+        await objects.create_many(files)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["first"]
+    assert all(await objects.create_many(files))
+
+
 async def test_folders_that_are_known_are_not_made_durable_again(tmp_path: Path, steps: list[tuple[str, str]]) -> None:
     objects = LocalObjects(tmp_path)
     await objects.create("a/b/c", b"x")

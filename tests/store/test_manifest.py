@@ -9,7 +9,16 @@ import pytest
 from pydantic import ValidationError
 
 from gramserve.errors import ArtifactInvalid, Reason
-from gramserve.store.manifest import ArtifactFile, ArtifactManifest, Label, manifest_digest
+from gramserve.store.manifest import (
+    ArtifactFile,
+    ArtifactManifest,
+    Familiarity,
+    Label,
+    Look,
+    QuantityBands,
+    TileQuality,
+    manifest_digest,
+)
 from tests.store.artifacts import draft
 
 
@@ -37,6 +46,32 @@ def test_a_manifest_from_before_there_was_a_second_engine_is_still_read() -> Non
     old = json.loads(manifest().to_json())
     del old["alternatives"], old["preprocessing"]["decode_reduction"]
     assert ArtifactManifest.from_json(json.dumps(old).encode()) == manifest()
+
+
+def test_a_manifest_from_before_there_were_rules_for_slides_reads_as_all_tiles_fit() -> None:
+    old = json.loads(manifest().to_json())
+    before = ("tile_probability", "min_tiles", "top_k", "review_probability", "max_evidence", "review_by_specimen")
+    old["aggregation"] = {name: old["aggregation"][name] for name in before}
+    read = ArtifactManifest.from_json(json.dumps(old).encode())
+    assert read == manifest()
+    assert not read.aggregation.looks_at_tiles
+    assert read.aggregation.min_assessed_tiles == 1
+
+
+def test_rules_for_slides_are_read_back_as_they_were() -> None:
+    unit = tuple(tuple(float(row == column) for column in range(5)) for row in range(5))
+    rules = manifest().aggregation.model_copy(
+        update={
+            "quality": TileQuality(focus_exponent=2.0, min_focus=0.1, min_contrast=3.0, min_saturation=6.0),
+            "familiarity": Familiarity(
+                max_energy=-1.5, max_strange=0.2, look=Look(centre=(0.0,) * 5, whitening=unit, max_distance=4.0)
+            ),
+            "quantity": QuantityBands(few=0.05, moderate=0.25, many=0.75, min_tiles=4),
+            "mixed_usual_in": ("sputum",),
+        }
+    )
+    made = manifest().model_copy(update={"aggregation": rules})
+    assert ArtifactManifest.from_json(made.to_json()) == made
 
 
 @pytest.mark.parametrize(

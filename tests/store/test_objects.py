@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -32,11 +33,50 @@ async def test_what_is_put_is_got_and_put_again_replaces_it(objects: ObjectStore
     assert await objects.get("a/empty") == b""
 
 
+async def test_an_object_can_be_opened_as_a_file_that_leaves_nothing_behind(objects: ObjectStore) -> None:
+    await objects.put("a/b", b"a whole slide")
+    handle = objects.open_sync("a/b")
+    try:
+        assert os.pread(handle, 5, 8) == b"slide"
+        assert Path(f"/proc/self/fd/{handle}").read_bytes() == b"a whole slide"  # as libraries open it
+    finally:
+        os.close(handle)
+    assert await paths(objects, "a") == ["a/b"]
+
+
 async def test_I2_of_fifty_concurrent_creators_one_wins_and_its_bytes_stay(objects: ObjectStore) -> None:
     made = await asyncio.gather(*(objects.create("a/b", f"creator {n}".encode()) for n in range(50)))
     assert sum(made) == 1
     assert await objects.get("a/b") == f"creator {made.index(True)}".encode()
     assert not await objects.create("a/b", b"late")
+
+
+async def test_I2_many_are_created_together_and_each_says_whether_it_was_first(objects: ObjectStore) -> None:
+    await objects.create("a/1", b"first")
+    await objects.create("b/3", b"first")
+    some = [(f"{folder}/{number}", f"{folder}{number}".encode()) for number in range(12) for folder in "ab"]
+    created = await objects.create_many(some)
+    assert [path for (path, _), is_new in zip(some, created, strict=True) if not is_new] == ["a/1", "b/3"]
+    assert await objects.get("a/1") == await objects.get("b/3") == b"first"
+    assert await objects.get_many(["a/0", "b/11"]) == [b"a0", b"b11"]
+    assert list(await objects.create_many([])) == []
+
+
+async def test_I2_of_concurrent_groups_of_creators_each_object_has_one_winner(objects: ObjectStore) -> None:
+    groups = [[(f"a/{number}", f"group {group}".encode()) for number in range(20)] for group in range(8)]
+    created = await asyncio.gather(*(objects.create_many(group) for group in groups))
+    for number in range(20):
+        winners = [group for group in range(8) if created[group][number]]
+        assert len(winners) == 1
+        assert await objects.get(f"a/{number}") == f"group {winners[0]}".encode()
+
+
+async def test_an_object_can_have_a_second_name(objects: ObjectStore) -> None:
+    await objects.put("a/1", b"one")
+    await objects.name_again([("a/1", "kept/x"), ("a/1", "kept/y")])
+    await objects.name_again([("a/1", "kept/x")])
+    await objects.delete("a/1")
+    assert await objects.get_many(["kept/x", "kept/y"]) == [b"one", b"one"]
 
 
 async def test_what_is_missing_is_said_with_a_type(objects: ObjectStore) -> None:
@@ -48,6 +88,8 @@ async def test_what_is_missing_is_said_with_a_type(objects: ObjectStore) -> None
         assert isinstance(caught.value, NotFound)
         with pytest.raises(ObjectMissing):
             objects.get_sync(missing)
+        with pytest.raises(ObjectMissing):
+            objects.open_sync(missing)
         with pytest.raises(ObjectMissing):
             await objects.get_range(missing, 0, 1)
         assert await objects.size(missing) is None
@@ -191,6 +233,8 @@ async def test_a_path_that_leads_elsewhere_is_refused_everywhere(objects: Object
             await call
     with pytest.raises(InvalidInput):
         objects.get_sync(path)
+    with pytest.raises(InvalidInput):
+        objects.open_sync(path)
     with pytest.raises(InvalidInput):
         objects.uri(path)
     if path not in {"", "/", "a/"}:

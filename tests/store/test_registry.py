@@ -129,13 +129,54 @@ async def test_promotions_keep_their_history_and_rollback_goes_back_through_it(r
     assert await registry.promote("m", 3) == AliasRecord(3, (1,), 101.0)
     assert await registry.promote("m", 3) == AliasRecord(3, (1,), 101.0)
     assert await registry.promote("m", 2) == AliasRecord(2, (1, 3), 102.0)
-    assert await registry.promote("m", 1, "shadow") == AliasRecord(1, (), 103.0)
+    assert await registry.promote("m", 1, "blue") == AliasRecord(1, (), 103.0)
     assert await registry.rollback("m") == AliasRecord(3, (1,), 104.0)
     assert await registry.rollback("m") == AliasRecord(1, (), 105.0)
     assert await registry.alias("m", "production") == AliasRecord(1, (), 105.0)
     with pytest.raises(NotFound) as unknown:
         await registry.promote("m", 4)
     assert unknown.value.reason is Reason.UNKNOWN_MODEL_VERSION
+
+
+async def test_a_shadow_has_a_share_that_stays_until_another_one_is_given(registry: Registry) -> None:
+    for _ in range(2):
+        await registry.publish("m", FILES, draft())
+    assert await registry.promote("m", 1, "shadow") == AliasRecord(1, (), 100.0, 0.1)
+    assert await registry.promote("m", 1, "shadow", share=0.5) == AliasRecord(1, (), 101.0, 0.5)
+    assert await registry.promote("m", 1, "shadow") == AliasRecord(1, (), 101.0, 0.5)
+    assert await registry.promote("m", 2, "shadow") == AliasRecord(2, (1,), 102.0, 0.5)
+    assert await registry.rollback("m", "shadow") == AliasRecord(1, (), 103.0, 0.5)
+    for alias, share in (("shadow", 0.0), ("shadow", 1.5), ("shadow", float("nan")), ("production", 0.5)):
+        with pytest.raises(InvalidInput) as caught:
+            await registry.promote("m", 1, alias, share=share)
+        assert caught.value.violations[0][0] == "share"
+
+
+async def test_a_removed_alias_stands_for_nothing_and_rollback_brings_it_back(registry: Registry) -> None:
+    for _ in range(2):
+        await registry.publish("m", FILES, draft())
+    await registry.remove("m", "shadow")
+    assert await registry.alias("m", "shadow") is None
+    await registry.promote("m", 1, "shadow", share=0.3)
+    await registry.remove("m", "shadow")
+    await registry.remove("m", "shadow")
+    assert await registry.alias("m", "shadow") is None
+    with pytest.raises(NotFound) as unknown:
+        await registry.resolve("models/m/versions/shadow")
+    assert unknown.value.reason is Reason.UNKNOWN_MODEL_VERSION
+    back = await registry.rollback("m", "shadow")
+    assert (back.version, back.history, back.share) == (1, (), 0.3)
+    await registry.remove("m", "shadow")
+    again = await registry.promote("m", 2, "shadow")
+    assert (again.version, again.history, again.share) == (2, (1,), 0.3)
+
+
+async def test_production_moves_but_is_never_removed(registry: Registry) -> None:
+    await registry.publish("m", FILES, draft())
+    await registry.promote("m", 1)
+    with pytest.raises(InvalidInput):
+        await registry.remove("m", "production")
+    assert await registry.alias("m", "production") is not None
 
 
 async def test_of_concurrent_promotions_none_is_lost(objects: ObjectStore, registry: Registry) -> None:

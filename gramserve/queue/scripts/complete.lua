@@ -10,13 +10,14 @@ local reply = {}
 for position = 2, #ARGV, 4 do
   local entry, token, state = ARGV[position], ARGV[position + 1], ARGV[position + 2]
   local name, index = parts_of(entry)
-  local charges = batch_of(name) and held(entry, ARGV[1], token)
+  local batch = batch_of(name)
+  local charges = batch and held(entry, ARGV[1], token)
   if charges then
-    vacate(name, entry)
+    unlease(name, entry)
     settle(name, entry, index, state, charges.attempts + charges.crashes + (charges.condemned and 0 or 1))
-    if ARGV[position + 3] == '1' then redis.call('HINCRBY', batch_key(name), 'review', 1) end
+    if ARGV[position + 3] == '1' then add(name, 'review') end
   end
   reply[#reply + 1] = charges and 1 or 0
-  reply[#reply + 1] = tonumber(redis.call('HGET', batch_key(name), 'live') or 0)
+  reply[#reply + 1] = batch and batch.live or 0
 end
 return reply

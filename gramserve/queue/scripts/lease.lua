@@ -3,7 +3,9 @@
 -- KEYS  1 the lane's tag
 -- ARGV  1 worker   2 most slides wanted   3 idle (1: it runs nothing)   4 lease, ms
 --       5 instance of the caller   6 number of this call, rising   7 first call since the last answered one, or ''
--- Result 10 values per lease: batch, index, round, token, attempts, crashes, version, digest, queued ms, lease ms.
+--       8 only STAT (1: no routine slide is looked at)
+-- Result 11 values per lease: batch, index, round, token, attempts, crashes, version, digest, queued ms, lease ms,
+--       stat (1 or 0).
 -- Invariant: best first (STAT, then due time, then order of submission); an entry leaves ready in the same step in
 -- which it enters leased (I8); nothing starts in a stopping batch or past a hard due time (I12).
 -- A slide that crashed before runs alone: only an idle worker gets it, and nothing else with it. A busy worker that
@@ -27,6 +29,7 @@ for _, entry in ipairs(redis.call('ZRANGEBYSCORE', DELAYED, '-inf', whole(now_ms
 end
 
 local reply, leases = {}, {}
+local worst = ARGV[8] == '1' and '(' .. whole(ROUTINE) or '+inf' -- STAT sorts before ROUTINE
 local claimed = redis.call('ZSCORE', DRAINING, worker) -- a draining worker gets nothing
 -- Takes one entry of ready if the worker may have it. Returns whether the entry left ready.
 local function consider(entry)
@@ -66,7 +69,7 @@ end
 local window, passes, moved = wanted + 16, 0, true
 while moved and passes < 64 and not claimed and #leases < wanted do
   moved, passes = false, passes + 1
-  for _, entry in ipairs(redis.call('ZRANGE', READY, 0, window - 1)) do
+  for _, entry in ipairs(redis.call('ZRANGEBYSCORE', READY, '-inf', worst, 'LIMIT', 0, window)) do
     if consider(entry) then moved = true end
     if claimed or #leases == wanted then break end
   end

@@ -15,10 +15,12 @@ if old[1] and (tonumber(old[1]) >= round or tonumber(old[2]) > 0) then return 0 
 local sequence = old[3] or (ARGV[14] == '1' and '0' or whole(now_us))
 local done = ARGV[4] + ARGV[5] + ARGV[6] + ARGV[7]
 local sealed = done >= tonumber(ARGV[3]) and 1 or 0
-redis.call('HSET', key, 'round', round, 'total', ARGV[3], 'succeeded', ARGV[4], 'failed', ARGV[5], 'cancelled', ARGV[6],
-  'expired', ARGV[7], 'review', ARGV[8], 'stat', ARGV[9], 'due_ms', ARGV[10], 'hard_ms', ARGV[11], 'version', ARGV[12],
-  'digest', ARGV[13], 'accepted_ms', ARGV[15] == '0' and whole(now_ms) or ARGV[15], 'base', done, 'running', 0,
-  'live', 0, 'high', -1, 'sealed', sealed, 'stopping', '', 'finished', '', 'sequence', sequence)
+-- What every transition reads comes first: Redis looks through a small hash from its beginning.
+redis.call('HSET', key, 'sequence', sequence, 'live', 0, 'running', 0, 'sealed', sealed, 'stopping', '',
+  'finished', '', 'round', round, 'total', ARGV[3], 'score', whole((ARGV[9] == '1' and 0 or ROUTINE) + ARGV[10]),
+  'hard_ms', ARGV[11], 'accepted_ms', ARGV[15] == '0' and whole(now_ms) or ARGV[15], 'version', ARGV[12],
+  'digest', ARGV[13], 'succeeded', ARGV[4], 'failed', ARGV[5], 'cancelled', ARGV[6], 'expired', ARGV[7],
+  'review', ARGV[8], 'base', done, 'high', -1)
 redis.call('HDEL', key, 'first_ms', 'last_ms')
 redis.call('PERSIST', key)
 redis.call('DEL', pending_key(name))

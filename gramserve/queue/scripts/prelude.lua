@@ -7,6 +7,7 @@
 --   :entry:E    hash    lease and charges of entry E      :drained    zset    batch -> when its last slide ended, ms
 --   :worker:W   hash    the last lease call of worker W   :draining   zset    worker -> asked to drain at, ms
 --   :stats      hash    what was refused and repaired     :bell       stream  rung when something becomes ready
+--   :ended      list    "slides batch" of each ended one  :ended_slides string slides of these
 --   :counter    string  makes tokens differ within a microsecond
 -- An entry is "batch/000123". Its hash exists from its first lease to its end; a slide that only waits costs a zset
 -- member and a bit. A slide that waits or runs is in exactly one of ready, leased and delayed (I8).
@@ -14,6 +15,7 @@
 local TAG = KEYS[1]
 local READY, LEASED, DELAYED = TAG .. ':ready', TAG .. ':leased', TAG .. ':delayed'
 local DRAINED, DRAINING, BELL = TAG .. ':drained', TAG .. ':draining', TAG .. ':bell'
+local ENDED, ENDED_SLIDES = TAG .. ':ended', TAG .. ':ended_slides'
 local ROUTINE = 4398046511104 -- 2^42: any due time in ms is smaller, so STAT sorts before ROUTINE
 
 local clock = redis.call('TIME')
@@ -45,18 +47,40 @@ local function ring()
   rung = true
 end
 
--- The facts of a batch, read once per call; false when Redis does not know it.
+-- The facts of a batch, read once per call; false when Redis does not know it. A transition changes `sequence`, `live`,
+-- `running` and `last_ms` in here and says so by `touched`: they are written once, when it is over.
 local known = {}
 local function batch_of(name)
   if known[name] == nil then
-    local f = redis.call('HMGET', batch_key(name), 'round', 'total', 'stat', 'due_ms', 'hard_ms', 'stopping', 'finished',
-      'version', 'digest', 'accepted_ms')
+    local f = redis.call('HMGET', batch_key(name), 'sequence', 'live', 'running', 'sealed', 'stopping', 'finished',
+      'round', 'total', 'score', 'hard_ms', 'accepted_ms', 'version', 'digest')
     known[name] = f[1] and {
-      round = f[1], total = tonumber(f[2]), hard_ms = tonumber(f[5]), stopping = f[6], finished = f[7], version = f[8],
-      digest = f[9], accepted_ms = tonumber(f[10]), score = (f[3] == '1' and 0 or ROUTINE) + tonumber(f[4])
+      sequence = tonumber(f[1]), live = tonumber(f[2]), running = tonumber(f[3]), sealed = f[4] == '1',
+      stopping = f[5], finished = f[6], round = f[7], total = tonumber(f[8]), score = tonumber(f[9]),
+      hard_ms = tonumber(f[10]), accepted_ms = tonumber(f[11]), version = f[12], digest = f[13]
     } or false
   end
   return known[name]
+end
+
+-- Counts, by the call and by batch, slides that succeeded, failed, were cancelled, expired or are to be reviewed.
+local counted = {}
+local function add(name, count)
+  counted[name] = counted[name] or {}
+  counted[name][count] = (counted[name][count] or 0) + 1
+end
+
+-- Writes what changed; script.py has it follow every transition.
+local function write_counts()
+  for name, batch in pairs(known) do
+    if batch and batch.touched then
+      redis.call('HSET', batch_key(name), 'sequence', whole(batch.sequence), 'live', batch.live, 'running', batch.running)
+      if batch.last_ms then redis.call('HSET', batch_key(name), 'last_ms', whole(batch.last_ms)) end
+    end
+  end
+  for name, counts in pairs(counted) do
+    for count, by in pairs(counts) do redis.call('HINCRBY', batch_key(name), count, by) end
+  end
 end
 
 -- The state that a batch's waiting slides get now, or nil while they may start (I12).
@@ -68,30 +92,42 @@ local function stop_of(name, batch)
   return batch.stopping ~= '' and batch.stopping or nil
 end
 
+-- Appends an event: "index state attempts ms" in one field, which costs half of four.
 local function emit(name, index, state, attempts)
-  local sequence = redis.call('HINCRBY', batch_key(name), 'sequence', 1)
-  redis.call('XADD', events_key(name), whole(sequence) .. '-0', 'i', index, 's', state, 'a', attempts, 't', whole(now_ms))
+  local batch = batch_of(name)
+  batch.sequence, batch.touched = batch.sequence + 1, true
+  redis.call('XADD', events_key(name), whole(batch.sequence) .. '-0', 'e',
+    index .. ' ' .. state .. ' ' .. attempts .. ' ' .. whole(now_ms))
+end
+
+local function charges_in(attempts, crashes, condemned)
+  return { attempts = tonumber(attempts or 0), crashes = tonumber(crashes or 0), condemned = condemned and true }
 end
 
 -- The charges of an entry: errors reported by its runs, leases that never came back, and whether these were too many.
 local function charges_of(entry)
-  local f = redis.call('HMGET', entry_key(entry), 'attempts', 'crashes', 'condemned')
-  return { attempts = tonumber(f[1] or 0), crashes = tonumber(f[2] or 0), condemned = f[3] and true }
+  return charges_in(unpack(redis.call('HMGET', entry_key(entry), 'attempts', 'crashes', 'condemned')))
 end
 
 -- The charges of an entry if `worker` holds it under `token`; otherwise counts a refusal and returns nil (I5).
 local function held(entry, worker, token)
-  local f = redis.call('HMGET', entry_key(entry), 'token', 'worker')
-  if f[1] and f[1] == token and f[2] == worker then return charges_of(entry) end
+  local f = redis.call('HMGET', entry_key(entry), 'token', 'worker', 'attempts', 'crashes', 'condemned')
+  if f[1] and f[1] == token and f[2] == worker then return charges_in(f[3], f[4], f[5]) end
   tally('refused')
   return nil
 end
 
+-- Takes a lease away from an entry whose hash is about to go.
+local function unlease(name, entry)
+  local batch = batch_of(name)
+  redis.call('ZREM', LEASED, entry)
+  batch.running, batch.touched = batch.running - 1, true
+end
+
 -- Takes a lease away; the charges stay.
 local function vacate(name, entry)
-  redis.call('ZREM', LEASED, entry)
+  unlease(name, entry)
   redis.call('HDEL', entry_key(entry), 'token', 'worker')
-  redis.call('HINCRBY', batch_key(name), 'running', -1)
 end
 
 -- Ends an entry that is in none of the three sets any more. Its bit makes sure that it ends once (I2).
@@ -101,13 +137,11 @@ local function settle(name, entry, index, state, attempts)
     tally('repeated')
     return
   end
-  local batch = batch_key(name)
-  redis.call('HINCRBY', batch, string.lower(state), 1)
-  redis.call('HSET', batch, 'last_ms', whole(now_ms))
+  local batch = batch_of(name)
+  add(name, string.lower(state))
+  batch.live, batch.last_ms, batch.touched = batch.live - 1, now_ms, true
   emit(name, index, state, attempts)
-  if redis.call('HINCRBY', batch, 'live', -1) <= 0 and redis.call('HGET', batch, 'sealed') == '1' then
-    redis.call('ZADD', DRAINED, whole(now_ms), name)
-  end
+  if batch.live <= 0 and batch.sealed then redis.call('ZADD', DRAINED, whole(now_ms), name) end
 end
 
 -- Puts an entry that is in none of the three sets back to wait until `at_ms`, or ends it when its batch is stopping.
@@ -139,14 +173,17 @@ local function drop(entry)
 end
 
 -- Leases an entry that is in none of the three sets, and appends the lease to `reply` (10 values, see lease.lua).
+local granted, granting = 0, ''
 local function grant(reply, name, batch, entry, index, worker, lease_ms, charges)
-  local token = whole(now_us) .. '-' .. whole(redis.call('INCR', TAG .. ':counter'))
+  if granted == 0 then granting = whole(now_us) .. '-' .. whole(redis.call('INCR', TAG .. ':counter')) end
+  granted = granted + 1
+  local token = granting .. '-' .. granted
   redis.call('ZADD', LEASED, whole(now_ms + lease_ms), entry)
   redis.call('HSET', entry_key(entry), 'token', token, 'worker', worker, 'attempts', charges.attempts, 'crashes',
     charges.crashes)
-  redis.call('HINCRBY', batch_key(name), 'running', 1)
+  batch.running, batch.touched = batch.running + 1, true
   for _, value in ipairs({ name, index, batch.round, token, charges.attempts, charges.crashes, batch.version,
-    batch.digest, math.max(now_ms - batch.accepted_ms, 0), lease_ms }) do
+    batch.digest, math.max(now_ms - batch.accepted_ms, 0), lease_ms, batch.score < ROUTINE and 1 or 0 }) do
     reply[#reply + 1] = value
   end
   return token

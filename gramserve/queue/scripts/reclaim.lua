@@ -2,7 +2,7 @@
 --
 -- KEYS  1 the lane's tag
 -- ARGV  1 sweeper   2 lease, ms   3 crashes at which a slide is condemned   4 most leases to take back
--- Result how many ran out; then 10 values per condemned slide, as lease.lua gives them.
+-- Result how many ran out; then 11 values per condemned slide, as lease.lua gives them.
 -- Invariant: a lease that never came back is a crash; the slide waits again, to run alone, until it has crashed too
 -- often (I7). Then the sweeper gets a lease on it, to write its outcome: should the sweeper die, the next one does.
 -- Works while memory is full.

@@ -9,7 +9,5 @@ work_when_full()
 local name = ARGV[1]
 local batch = batch_of(name)
 if not batch or batch.finished ~= '' then return 0 end
-if tonumber(redis.call('HGET', batch_key(name), 'sequence')) < now_us then
-  redis.call('HSET', batch_key(name), 'sequence', whole(now_us))
-end
+batch.sequence, batch.touched = math.max(batch.sequence, now_us), true
 return 1

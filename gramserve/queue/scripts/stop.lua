@@ -9,8 +9,7 @@ work_when_full()
 local name, first = ARGV[1], tonumber(ARGV[3])
 local batch = batch_of(name)
 if not batch or batch.finished ~= '' then return { -1, 0 } end
-local f = redis.call('HMGET', batch_key(name), 'live', 'sealed')
-if f[1] == '0' and f[2] == '1' then return { -1, 0 } end -- all its slides have ended, there is nothing to stop
+if batch.live == 0 and batch.sealed then return { -1, 0 } end -- all its slides have ended, there is nothing to stop
 if not stop_of(name, batch) then
   batch.stopping = ARGV[2]
   redis.call('HSET', batch_key(name), 'stopping', ARGV[2])

@@ -4,7 +4,8 @@
 -- ARGV  1 batch   2 last (1: with these every slide of the round was handed over)   3... indices, ascending
 -- Result how many were queued; -1 when the batch is unknown, -2 when an index is not below its total.
 -- Invariant: a slide is queued once per round. Indices come in ascending order, so whatever is not above the highest
--- one seen is a repeat. On a stopping batch a slide goes straight to its end. Refused while memory is full (I10): the first write needs memory.
+-- one seen is a repeat. On a stopping batch a slide goes straight to its end. Refused while memory is full (I10): the
+-- first write needs memory.
 local name = ARGV[1]
 local batch = batch_of(name)
 if not batch then return -1 end
@@ -26,13 +27,14 @@ local last = tonumber(ARGV[#ARGV])
 if #fresh > 0 then
   redis.call('ZADD', READY, unpack(members))
   for _, index in ipairs(fresh) do redis.call('SETBIT', pending, index, 1) end
-  redis.call('HINCRBY', key, 'live', #fresh)
+  batch.live, batch.touched = batch.live + #fresh, true
   redis.call('ZREM', DRAINED, name)
 end
 if #ARGV > 2 and last > high then redis.call('HSET', key, 'high', last) end
 if ARGV[2] == '1' then
   redis.call('HSET', key, 'sealed', 1)
-  if redis.call('HGET', key, 'live') == '0' then redis.call('ZADD', DRAINED, whole(now_ms), name) end
+  batch.sealed = true
+  if batch.live == 0 then redis.call('ZADD', DRAINED, whole(now_ms), name) end
 end
 local stop = stop_of(name, batch)
 if stop then

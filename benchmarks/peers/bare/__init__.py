@@ -1,0 +1,1 @@
+"""The least a gRPC server of a model can be."""

@@ -1,0 +1,40 @@
+"""Calls as a person reads them in the terminal."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from gramserve.cli.calls import call_text, calls_table, review_text
+from gramserve.v1.slide_pb2 import Call, Finding, Slide
+
+GNR = Finding(label="GNR", quantity=Finding.QUANTITY_FEW, probability=0.9)
+COCCI = Finding(label="GPC_CLUSTERS", probability=0.8)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (Call(outcome=Call.OUTCOME_ORGANISMS_SEEN, findings=[GNR]), "GNR few"),
+        (Call(outcome=Call.OUTCOME_ORGANISMS_SEEN, findings=[COCCI]), "GPC_CLUSTERS"),
+        (Call(outcome=Call.OUTCOME_MIXED_ORGANISMS_SEEN, findings=[GNR, COCCI]), "mixed: GNR few, GPC_CLUSTERS"),
+        (Call(outcome=Call.OUTCOME_NO_ORGANISM_SEEN), "no organism seen"),
+        (Call(outcome=Call.OUTCOME_UNASSESSABLE, unassessable_reason="BLANK"), "unassessable: BLANK"),
+    ],
+)
+def test_a_call_in_a_few_words(call: Call, text: str) -> None:
+    assert call_text(Slide(state=Slide.STATE_SUCCEEDED, call=call)) == text
+
+
+def test_what_is_suspected_stands_with_the_reasons_for_review() -> None:
+    call = Call(review_reasons=["LOW_CONFIDENCE", "OUT_OF_DISTRIBUTION"], suspected_findings=[COCCI])
+    assert review_text(Slide(call=call)) == "low confidence, out of distribution (GPC_CLUSTERS?)"
+    assert review_text(Slide()) == ""
+
+
+def test_the_table_says_how_many_tiles_were_fit_to_read_where_not_all_were() -> None:
+    call = Call(outcome=Call.OUTCOME_NO_ORGANISM_SEEN, tile_count=16, assessed_tile_count=12, blank_tile_count=4)
+    console = Console(width=200)
+    with console.capture() as printed:
+        console.print(calls_table([Slide(state=Slide.STATE_SUCCEEDED, call=call)]))
+    assert "12 of 16" in printed.get()
