@@ -75,7 +75,7 @@ def measure_scaling(bench: Bench) -> dict[str, Any]:
     stacks = {1: bench.one_child, bench.cores: bench.stack}
     rounds = min(bench.extent.rounds, 3)
     return {
-        workload.name: end_to_end.scaling(stacks, workload.of(max(workload.slides // 2, 4)), rounds)
+        workload.name: end_to_end.scaling(stacks, workload.of(2 * workload.slides), rounds)
         for workload in (bench.large, bench.small)
     }
 

@@ -14,8 +14,8 @@ from inference_svc.background import wait_for_either
 from inference_svc.slide import Slide
 from inference_svc.storage import Storage
 
-MOST_TOGETHER = 64
-GATHER_S = 0.03
+MOST_TOGETHER = 16
+GATHER_S = 0.025
 """How long an outcome waits for others while more slides run: what a commit costs is then paid by many."""
 
 STORE_PAUSE_S = 0.5
@@ -35,7 +35,8 @@ class _Due:
 class Recorder:
     """One commit is under way at a time; what becomes due meanwhile goes with the next one.
 
-    The first of a group waits a moment for others, unless it is a STAT slide or nothing else is `held` that could come.
+    The first of a group waits a moment for others, unless nothing else is `held` that could come. A STAT slide waits
+    for nobody and has a commit of its own.
     While the store is away it is tried again for as long as the leases are ours. `clock` is monotonic seconds,
     `jitter` gives 0 to 1.
     """
@@ -57,6 +58,7 @@ class Recorder:
         self._due: list[_Due] = []
         self._hurry = asyncio.Event()
         self._flushing: asyncio.Task[None] | None = None
+        self._keeping: set[asyncio.Task[None]] = set()
 
     async def record(self, slide: Slide, outcome: OutcomeRecord, keep: str = "") -> bool | None:
         """Write the outcome. True: it is durable. False: another one is (I2). None: the lease was lost before.
@@ -64,8 +66,15 @@ class Recorder:
         `keep` is the key under which it is kept for later slides of the same pixels, soon after, or never.
         """
         done: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
-        self._due.append(_Due(slide, outcome, keep, done))
-        if slide.lease.stat or len(self._due) >= min(self._held(), MOST_TOGETHER):
+        entry = _Due(slide, outcome, keep, done)
+        if slide.lease.stat:
+            await self._write([entry])
+            if done.done():
+                return done.result()
+            # The store is away, or whose the lease is must be asked: then it goes the way of all.
+        else:
+            self._due.append(entry)
+        if len(self._due) >= min(self._held(), MOST_TOGETHER):
             self._hurry.set()
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush(), name="record")
@@ -76,6 +85,7 @@ class Recorder:
         if self._flushing is not None:
             self._flushing.cancel()
             await asyncio.gather(self._flushing, return_exceptions=True)
+        await asyncio.gather(*self._keeping, return_exceptions=True)
 
     async def _flush(self) -> None:
         try:
@@ -115,12 +125,17 @@ class Recorder:
             return STORE_PAUSE_S * (0.5 + self._jitter())
         for entry, is_new in zip(ours, created, strict=True):
             _settle(entry, created=is_new)
-        await self._keep([entry for entry, is_new in zip(ours, created, strict=True) if is_new and entry.keep])
+        self._keep([entry for entry, is_new in zip(ours, created, strict=True) if is_new and entry.keep])
         return 0.0
 
-    async def _keep(self, entries: list[_Due]) -> None:
-        if not entries:
-            return
+    def _keep(self, entries: list[_Due]) -> None:
+        """Keep them for reuse, soon: nobody waits for it."""
+        if entries:
+            task = asyncio.create_task(self._keep_now(entries), name="keep")
+            self._keeping.add(task)
+            task.add_done_callback(self._keeping.discard)
+
+    async def _keep_now(self, entries: list[_Due]) -> None:
         with suppress(GramserveError):  # nothing is lost but the time of running the same pixels again
             await self._store.keep_for_reuse([(*_named(entry), entry.keep) for entry in entries])
 

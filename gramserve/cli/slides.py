@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gramserve.errors import InvalidInput, Reason
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".svs", ".ndpi", ".dcm"})
 
 
 @dataclass(frozen=True, slots=True)

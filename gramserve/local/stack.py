@@ -38,6 +38,10 @@ class StackOptions:
     children: int = 0
 
 
+FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
+"""glibc gives threads heaps of their own, which fill slowly: after 20,000 slides a worker had grown by 5 %, so by 1 %."""
+
+
 class Stack:
     """The services of one machine. `say` is given one line for each thing that a person should know."""
 
@@ -107,6 +111,7 @@ class Stack:
             "GRAMSERVE_GATEWAY_LISTEN": "127.0.0.1:{port}",
             "GRAMSERVE_GATEWAY_METRICS_PORT": str(metrics[0]),
         }
+        gateway |= FEW_ARENAS
         specs = [ServiceSpec("gateway", "gateway", shared | gateway, options.gateway_port)]
         cpus = options.children or len(os.sched_getaffinity(0))
         for number, children in enumerate(shares(cpus, options.workers), start=1):
@@ -114,6 +119,7 @@ class Stack:
                 "GRAMSERVE_WORKER_LISTEN": "127.0.0.1:{port}",
                 "GRAMSERVE_WORKER_METRICS_PORT": str(metrics[number]),
                 "GRAMSERVE_WORKER_CHILDREN": str(children),
+                **FEW_ARENAS,
             }
             specs.append(ServiceSpec(f"worker-{number}", "inference_svc", shared | worker))
         if options.optimizer:

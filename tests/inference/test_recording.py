@@ -7,14 +7,11 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
 from gramserve.errors import Exhausted, Reason, Unavailable
 from gramserve.queue import Lease
 from gramserve.store.batches import BatchStore
 from gramserve.store.objects import LocalObjects
 from gramserve.store.records import OutcomeRecord, SlideState
-from inference_svc import recorder
 from inference_svc.depth import DEEPEST, SHALLOWEST, Depth
 from inference_svc.recorder import Recorder
 from inference_svc.slide import Slide
@@ -77,7 +74,7 @@ async def test_what_becomes_due_during_a_commit_goes_with_the_next_one(tmp_path:
     await asyncio.sleep(0)
     desk.objects.gate.set()
     assert await asyncio.gather(first, *others) == [True] * 21
-    assert desk.objects.commits == [1, 20]
+    assert desk.objects.commits == [1, 16, 4]
     assert await desk.recorded() == list(range(21))
 
 
@@ -93,16 +90,16 @@ async def test_an_outcome_waits_for_those_of_slides_that_still_run(tmp_path: Pat
     assert desk.objects.commits == [3]
 
 
-async def test_a_STAT_slide_waits_for_nobody_and_takes_along_who_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recorder, "GATHER_S", 60.0)
+async def test_a_STAT_slide_waits_for_nobody(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    desk.objects.gate.set()
     desk.held = 100
-    records = [desk.record(desk.slide()), desk.record(desk.slide(stat=True))]
-    assert await asyncio.gather(*records) == [True] * 2
-    assert desk.objects.commits == [2]
+    first = desk.record(desk.slide())
+    await until(lambda: desk.objects.commits)
+    urgent = desk.record(desk.slide(stat=True))
+    await until(lambda: len(desk.objects.commits) == 2)  # while the first commit is under way
+    desk.objects.gate.set()
+    assert await asyncio.gather(first, urgent) == [True] * 2
+    assert desk.objects.commits == [1, 1]
 
 
 async def test_I2_an_outcome_that_is_there_already_stays_and_its_neighbours_are_written(tmp_path: Path) -> None:
