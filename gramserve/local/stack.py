@@ -39,7 +39,7 @@ class StackOptions:
 
 
 FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
-"""glibc gives threads heaps of their own, which fill slowly: over 20,000 slides a worker grew by 5 %, with two by 2 %."""
+"""glibc gives threads heaps of their own, which fill slowly: in 20,000 slides a worker grew by 5 %, with two by 2 %."""
 
 
 class Stack:
