@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from gateway.admission import Admission
 from gateway.models import Models
@@ -114,13 +114,19 @@ class Creator:
             made = await self._batches.create_request(identity.laboratory, identity.request_id, wanted)
             _check_same(made, identity)
             batch = made.batch
-        for some in _together(list(submission.contents.items())):
-            await asyncio.gather(*(self._keep(identity.laboratory, digest, data) for digest, data in some))
-        await self._batches.write_manifest(identity.laboratory, batch, submission.slides)
+        # Beside each other: a batch is accepted by what is written next, and both are harmless without it.
+        await asyncio.gather(
+            self._keep_all(identity.laboratory, submission.contents),
+            self._batches.write_manifest(identity.laboratory, batch, submission.slides),
+        )
         record = dataclasses.replace(draft, batch=batch)
         kept = _same_batch(await self._batches.create_batch(record), identity)
         await self._place(kept, new=kept == record)
         return kept
+
+    async def _keep_all(self, laboratory: str, contents: Mapping[str, bytes]) -> None:
+        for some in _together(list(contents.items())):
+            await asyncio.gather(*(self._keep(laboratory, digest, data) for digest, data in some))
 
     async def _keep(self, laboratory: str, digest: str, data: bytes) -> None:
         await self._batches.objects.create(layout.slide_path(laboratory, digest), data)
