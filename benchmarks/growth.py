@@ -14,6 +14,8 @@ from gramserve.v1.slide_batch_pb2 import Image, SlideBatch, SlideSource
 
 BATCH_SLIDES = 1_000
 FEW, MANY = 1_000, 20_000
+SETTLE_S = 10.0
+"""Redis forgets batches that have ended a few seconds later."""
 
 
 async def run_batch(client: GramserveClient, digests: Sequence[str], slides: int) -> None:
@@ -35,9 +37,11 @@ async def _measure(stack: Stack, fields: Sequence[Path], few: int, many: int) ->
         digests = [await client.upload_image(field) for field in fields]
         for _ in range(few // BATCH_SLIDES):
             await run_batch(client, digests, BATCH_SLIDES)
+        await asyncio.sleep(SETTLE_S)
         before = stack.usage()
         for _ in range((many - few) // BATCH_SLIDES):
             await run_batch(client, digests, BATCH_SLIDES)
+        await asyncio.sleep(SETTLE_S)
         after = stack.usage()
     return {
         "slides": [few, many],
