@@ -14,7 +14,7 @@ from gramserve.oip.open_inference_pb2 import ModelInferRequest, ModelInferRespon
 from gramserve.runtime.aggregate import probabilities
 from gramserve.runtime.artifact import LoadedArtifact
 from gramserve.runtime.preprocess import read_field
-from gramserve.runtime.readings import Readings
+from gramserve.runtime.readings import Places, Readings
 from inference_svc.oip_contract import LOGITS, PLACES, PROBABILITIES
 from inference_svc.oip_tensors import add_output, outputs_of, read_input
 from inference_svc.protocol import Infer, Inferred
@@ -60,5 +60,4 @@ def _output(name: str, readings: Readings, artifact: LoadedArtifact) -> NDArray[
     if name == PROBABILITIES:
         return probabilities(readings.logits, artifact.contract.calibration.temperature).astype(np.float32)
     assert name == PLACES
-    rows = [(at.image_index, at.box.x, at.box.y, at.box.width, at.box.height) for at in readings.places]
-    return np.array(rows, np.int32)
+    return Places.of(readings.places).rows

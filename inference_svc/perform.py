@@ -1,4 +1,4 @@
-"""What a child does with its work: fetch, decode, cut, infer and aggregate one slide, or load a model."""
+"""What a child does with its work: slides and parts of them, shadows, inference requests, loading of models."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from inference_svc.protocol import (
     RunSlide,
     Work,
 )
-from inference_svc.whole import TooLargeForOne, WholeSlides, combine
+from inference_svc.whole import TooLargeForOne, WholeSlides, combine, finished
 
 
 class Performer:
@@ -164,15 +164,7 @@ class Performer:
         stages["infer"] = readings.inference_s
         in_images = stages["fetch"] - (looked - began) + stages["decode"]
         stages["tile"] = max(0.0, read - loaded - in_images - stages["infer"])
-        return Finished(
-            id=slide.id,
-            call=call,
-            tiles=len(readings),
-            inference_s=readings.inference_s,
-            stages=stages,
-            engine=artifact.engine.description,
-            digest=artifact.digest,
-        )
+        return finished(slide.id, artifact, readings, call, stages)
 
     def _interrupt(self) -> None:
         began = self._clock()
@@ -189,15 +181,8 @@ class Performer:
         stages = {"fetch": 0.0, "decode": 0.0}
         pictures = self._pictures.of(slide.laboratory, slide.images, artifact.contract.preprocessing, stages)
         readings = artifact.read(pictures, between=self._give_way)
-        return Finished(
-            id=slide.id,
-            call=artifact.call(readings, specimen_type=slide.specimen_type).to_json(),
-            tiles=len(readings),
-            inference_s=readings.inference_s,
-            stages=stages,
-            engine=artifact.engine.description,
-            digest=artifact.digest,
-        )
+        call = artifact.call(readings, specimen_type=slide.specimen_type).to_json()
+        return finished(slide.id, artifact, readings, call, stages)
 
     def _give_way(self) -> None:
         """Raises SlideFailed (CANCELLED) when other work waits: a shadow holds up nobody for longer than one batch."""

@@ -108,11 +108,11 @@ class Runner:
         reuse = await self._reuse_key(slide, record)
         if slide.gone():
             return
-        lease, images = slide.lease, record.images
+        lease = slide.lease
         work = RunSlide(
             0,
             slide.laboratory,
-            images,
+            record.images,
             lease.version,
             lease.digest,
             specimen_type=record.specimen_type,

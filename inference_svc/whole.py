@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from gramserve.images.slidefile import Identity, SlideFile, identities
 from gramserve.images.wholeslide import WholeSlide
@@ -122,13 +122,20 @@ class WholeSlides:
 def combine(work: Combine, artifact: LoadedArtifact) -> Finished:
     """The call of a slide from the readings of all its parts."""
     readings = Readings.joined(split_blobs(work.blob))
-    call = artifact.call(readings, specimen_type=work.specimen_type)
+    call = artifact.call(readings, specimen_type=work.specimen_type).to_json()
+    return finished(work.id, artifact, readings, call, {"infer": readings.inference_s})
+
+
+def finished(
+    number: int, artifact: LoadedArtifact, readings: Readings, call: dict[str, Any], stages: dict[str, float]
+) -> Finished:
+    """What the worker hears when work `number` made the call of a slide (Call.to_json)."""
     return Finished(
-        id=work.id,
-        call=call.to_json(),
+        id=number,
+        call=call,
         tiles=len(readings),
         inference_s=readings.inference_s,
-        stages={"infer": readings.inference_s},
+        stages=stages,
         engine=artifact.engine.description,
         digest=artifact.digest,
     )

@@ -12,7 +12,7 @@ from gramserve.cli import connection
 from gramserve.cli.calls import json_line, show_calls, write_atomically
 from gramserve.cli.connection import Gateway, Laboratory
 from gramserve.cli.following import progress_bar
-from gramserve.cli.slides import LocalSlide, find_slides
+from gramserve.cli.slides import LocalSlide, Model, SlidePaths, SpecimenType, find_slides
 from gramserve.cli.speech import SLIDES_FAILED, console, plain_errors, run
 from gramserve.cli.submit import model_name
 from gramserve.client import GramserveClient
@@ -22,18 +22,11 @@ TOGETHER = 8
 
 
 def classify(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PATH...",
-            help="A file is a slide of one field; a folder is a slide whose images are its fields; "
-            "a folder of folders holds a slide in each.",
-        ),
-    ],
-    model: Annotated[str, typer.Option(help='Model: "gram", "models/gram", "models/gram/versions/3".', metavar="NAME")],
+    paths: SlidePaths,
+    model: Model,
     timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Wait for a slide so long.", metavar="S")] = 60.0,
     laboratory: Laboratory = connection.LABORATORY,
-    specimen_type: Annotated[str, typer.Option(help='Kind of specimen, e.g. "blood-culture".', metavar="KIND")] = "",
+    specimen_type: SpecimenType = "",
     output: Annotated[
         Path | None, typer.Option(help="Write the slides there, one JSON object a line.", metavar="FILE")
     ] = None,

@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
 
 from gramserve.errors import InvalidInput, Reason
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".svs", ".ndpi", ".dcm"})
+
+SlidePaths: TypeAlias = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PATH...",
+        help="A file is a slide of one field; a folder is a slide whose images are its fields; "
+        "a folder of folders holds a slide in each.",
+    ),
+]
+Model: TypeAlias = Annotated[
+    str, typer.Option(help='Model: "gram", "models/gram", "models/gram/versions/3".', metavar="NAME")
+]
+SpecimenType: TypeAlias = Annotated[str, typer.Option(help='Kind of specimen, e.g. "blood-culture".', metavar="KIND")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,28 +13,21 @@ from gramserve.cli import connection
 from gramserve.cli.connection import Gateway, Laboratory
 from gramserve.cli.due import parse_due
 from gramserve.cli.following import follow, progress_bar, show_results
-from gramserve.cli.slides import LocalSlide, find_slides
+from gramserve.cli.slides import LocalSlide, Model, SlidePaths, SpecimenType, find_slides
 from gramserve.cli.speech import SLIDES_FAILED, console, plain_errors, run
 from gramserve.client import GramserveClient
 from gramserve.v1.slide_batch_pb2 import SlideBatch, SlideSource
 
 
 def submit(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PATH...",
-            help="A file is a slide of one field; a folder is a slide whose images are its fields; "
-            "a folder of folders holds a slide in each.",
-        ),
-    ],
-    model: Annotated[str, typer.Option(help='Model: "gram", "models/gram", "models/gram/versions/3".', metavar="NAME")],
+    paths: SlidePaths,
+    model: Model,
     laboratory: Laboratory = connection.LABORATORY,
     stat: Annotated[bool, typer.Option("--stat", help="Overtake routine work.")] = False,
     due: Annotated[
         str | None, typer.Option(help="Deliver until HH:MM or an ISO date and time; the rest expires.", metavar="TIME")
     ] = None,
-    specimen_type: Annotated[str, typer.Option(help='Kind of specimen, e.g. "blood-culture".', metavar="KIND")] = "",
+    specimen_type: SpecimenType = "",
     wait: Annotated[bool, typer.Option("--wait", help="Follow the batch to its end and show the calls.")] = False,
     output: Annotated[
         Path | None,

@@ -12,17 +12,15 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from gramserve.errors import InvalidInput, NotFound, Reason, SlideFailed
 from gramserve.images.references import NotLocal, local_path, under
 from gramserve.images.slidefile import Identity, SlideFile, may_be_slide
 from gramserve.store.layout import slide_path
 from gramserve.store.records import ImageRecord
-
-T = TypeVar("T")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LABORATORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -65,30 +63,13 @@ class ReferenceOpener:
         self._named_roots = {os.path.normpath(root) for root in allowed_roots}
         self._real_roots = {os.path.realpath(root) for root in allowed_roots}
 
-    def read(self, laboratory: str, image: ImageRecord) -> bytes:
+    def fetch(self, laboratory: str, image: ImageRecord, *, verified: Collection[Identity] = ()) -> bytes | SlideFile:
         """The encoded bytes of one image of a slide of `laboratory`.
 
+        What could be a whole slide (TIFF, DICOM) is an open file of up to `max_slide_bytes` instead, which the caller
+        closes. Its digest is computed in chunks, unless it is one of `verified`.
         Raises SlideFailed: REFERENCE_DENIED, REFERENCE_NOT_FOUND, IMAGE_TOO_LARGE, CHECKSUM_MISMATCH (bytes do not hash
         to the digest given). Raises Unavailable when the store cannot be reached.
-        """
-        if image.sha256:
-            data, expected = (
-                self._stored(laboratory, image.sha256),
-                {image.sha256, image.content_sha256 or image.sha256},
-            )
-        else:
-            try:
-                data, expected = self._file(image.uri, self._max_bytes), {image.content_sha256} - {""}
-            except _Refused as refused:
-                raise SlideFailed(refused.reason, refused.message, retryable=refused.retryable) from None
-        if expected and {hashlib.sha256(data).hexdigest()} != expected:
-            raise _mismatch()
-        return data
-
-    def fetch(self, laboratory: str, image: ImageRecord, *, verified: Collection[Identity] = ()) -> bytes | SlideFile:
-        """Like `read`, but what could be a whole slide (TIFF, DICOM) is an open file of up to `max_slide_bytes`.
-
-        The caller closes it. Its digest is computed in chunks, unless it is one of `verified`. Raises what `read` does.
         """
         found = self._fetch(laboratory, image, verified, slides=True)
         assert found is not None
@@ -151,21 +132,11 @@ class ReferenceOpener:
             reason = Reason.MESSAGE_TOO_LARGE if refused.reason is Reason.IMAGE_TOO_LARGE else refused.reason
             raise InvalidInput(reason, refused.message) from None
 
-    def _stored(self, laboratory: str, sha256: str) -> bytes:
-        data = self._from_store(self._objects.get_sync, laboratory, sha256)
-        if len(data) > self._max_bytes:
-            raise SlideFailed(Reason.IMAGE_TOO_LARGE, _too_large(self._max_bytes))
-        return data
-
     def _open_stored(self, laboratory: str, sha256: str) -> int:
-        return self._from_store(self._objects.open_sync, laboratory, sha256)
-
-    @staticmethod
-    def _from_store(get: Callable[[str], T], laboratory: str, sha256: str) -> T:
         if not _SHA256.fullmatch(sha256) or not _LABORATORY.fullmatch(laboratory):
             raise SlideFailed(Reason.REFERENCE_DENIED, "The image is not named by a SHA-256 in lower-case hex.")
         try:
-            return get(slide_path(laboratory, sha256))
+            return self._objects.open_sync(slide_path(laboratory, sha256))
         except NotFound:
             raise SlideFailed(
                 Reason.REFERENCE_NOT_FOUND,

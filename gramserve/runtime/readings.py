@@ -22,7 +22,9 @@ class Places(Sequence[Place]):
 
     @classmethod
     def of(cls, places: Sequence[Place]) -> Places:
-        """The same places, compactly."""
+        """The same places, compactly; those that are so already as they are."""
+        if isinstance(places, cls):
+            return places
         boxes = [(p.image_index, p.box.x, p.box.y, p.box.width, p.box.height) for p in places]
         return cls(np.array(boxes, np.int32).reshape(-1, 5))
 
@@ -65,7 +67,7 @@ class Readings:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "places":
-                value = value.rows if isinstance(value, Places) else Places.of(value).rows
+                value = Places.of(value).rows
             if value is not None:
                 yield field.name, np.asarray(value)
 
