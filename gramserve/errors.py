@@ -6,6 +6,8 @@ GramserveError
 ├── AlreadyExists         the name or request id is taken by something else
 ├── PreconditionFailed    the thing exists but is in the wrong state
 ├── Conflict              somebody else changed the thing first; read again and retry
+├── Unauthenticated       nobody knows who calls
+├── PermissionDenied      the caller may not do this
 ├── Exhausted             a limit is reached; try again later
 ├── Unavailable           a part of the system cannot be reached; try again soon
 ├── DeadlineExceeded      the answer was not there when the caller's deadline came
@@ -102,6 +104,19 @@ class Reason(StrEnum):
     EMPTY_CLASS = "EMPTY_CLASS"
     PARITY_FAILED = "PARITY_FAILED"
     NOT_ACCEPTED = "NOT_ACCEPTED"
+    # Doors.
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    TOKEN_EXPIRED = "TOKEN_EXPIRED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    SELF_APPROVAL = "SELF_APPROVAL"
+    LABORATORY_QUOTA = "LABORATORY_QUOTA"
+    TOO_MANY_CALLS = "TOO_MANY_CALLS"
+    STREAM_IDLE = "STREAM_IDLE"
+    BATCH_PURGED = "BATCH_PURGED"
+    ARTIFACT_UNTRUSTED = "ARTIFACT_UNTRUSTED"
+    AUDIT_BROKEN = "AUDIT_BROKEN"
+    INSECURE_LISTENER = "INSECURE_LISTENER"
+    CPU_TIME_EXCEEDED = "CPU_TIME_EXCEEDED"
 
 
 class GramserveError(Exception):
@@ -155,6 +170,14 @@ class PreconditionFailed(GramserveError):
 
 class Conflict(GramserveError):
     """Somebody else changed the thing first."""
+
+
+class Unauthenticated(GramserveError):
+    """No token and no certificate says who calls."""
+
+
+class PermissionDenied(GramserveError):
+    """The caller is known and may not do this."""
 
 
 class Exhausted(GramserveError):

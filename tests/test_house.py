@@ -14,7 +14,7 @@ import pytest
 
 from tests.sources import PACKAGES, ROOT, Module, modules, python_files, tracked
 
-FOUNDATION = {f"gramserve.{name}" for name in ("errors", "calls", "settings", "log", "metrics")}
+FOUNDATION = {f"gramserve.{name}" for name in ("errors", "calls", "settings", "log", "metrics", "access")}
 STUBS = {"gramserve.v1", "gramserve.oip"}
 SHARED = {"gramserve.queue", "gramserve.store", "gramserve.images", "gramserve.runtime", "gramserve.rpc"}
 

@@ -23,6 +23,8 @@ CODES: dict[type[GramserveError], int] = {
     errors.AlreadyExists: code_pb2.ALREADY_EXISTS,
     errors.PreconditionFailed: code_pb2.FAILED_PRECONDITION,
     errors.Conflict: code_pb2.ABORTED,
+    errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
+    errors.PermissionDenied: code_pb2.PERMISSION_DENIED,
     errors.Exhausted: code_pb2.RESOURCE_EXHAUSTED,
     errors.Unavailable: code_pb2.UNAVAILABLE,
     errors.DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
@@ -40,6 +42,8 @@ _CLASSES: dict[int, type[GramserveError]] = {
     code_pb2.ALREADY_EXISTS: errors.AlreadyExists,
     code_pb2.FAILED_PRECONDITION: errors.PreconditionFailed,
     code_pb2.ABORTED: errors.Conflict,
+    code_pb2.UNAUTHENTICATED: errors.Unauthenticated,
+    code_pb2.PERMISSION_DENIED: errors.PermissionDenied,
     code_pb2.RESOURCE_EXHAUSTED: errors.Exhausted,
     code_pb2.UNAVAILABLE: errors.Unavailable,
     code_pb2.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
@@ -51,6 +55,8 @@ _BARE_REASONS: dict[grpc.StatusCode, Reason] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Reason.MESSAGE_TOO_LARGE,
     grpc.StatusCode.UNAVAILABLE: Reason.SERVICE_UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED: Reason.SERVICE_UNAVAILABLE,
+    grpc.StatusCode.UNAUTHENTICATED: Reason.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED: Reason.PERMISSION_DENIED,
     grpc.StatusCode.UNIMPLEMENTED: Reason.UNKNOWN_METHOD,
 }
 

@@ -154,6 +154,30 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The exported model computes other numbers than the checkpoint."""
     ERROR_REASON_NOT_ACCEPTED: _ErrorReason.ValueType  # 63
     """No candidate is as good as the checkpoint; the report says why."""
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 66
+    """No token and no certificate that this service knows."""
+    ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 67
+    """The token was valid once; ask for a new one."""
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 68
+    """The caller is known, but has no role that may do this, or not in this laboratory."""
+    ERROR_REASON_SELF_APPROVAL: _ErrorReason.ValueType  # 69
+    """Who published a version may not promote it."""
+    ERROR_REASON_LABORATORY_QUOTA: _ErrorReason.ValueType  # 70
+    """The laboratory has as much waiting, stored or running as it may."""
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 71
+    """The service has as many calls at once as it takes, of all callers or of this one."""
+    ERROR_REASON_STREAM_IDLE: _ErrorReason.ValueType  # 72
+    """A stream brought nothing for too long."""
+    ERROR_REASON_BATCH_PURGED: _ErrorReason.ValueType  # 73
+    """The batch was deleted at the end of its retention; a tombstone is left."""
+    ERROR_REASON_ARTIFACT_UNTRUSTED: _ErrorReason.ValueType  # 74
+    """The artifact has no signature, or none by a key that is trusted here."""
+    ERROR_REASON_AUDIT_BROKEN: _ErrorReason.ValueType  # 75
+    """The audit record was edited, has a gap or was cut off."""
+    ERROR_REASON_INSECURE_LISTENER: _ErrorReason.ValueType  # 76
+    """A listener that others than this machine can reach has neither TLS nor leave to do without."""
+    ERROR_REASON_CPU_TIME_EXCEEDED: _ErrorReason.ValueType  # 77
+    """Running the slide took more CPU time than a process may use."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reason of google.rpc.ErrorInfo (without the prefix ERROR_REASON_, domain
@@ -292,4 +316,28 @@ ERROR_REASON_PARITY_FAILED: ErrorReason.ValueType  # 62
 """The exported model computes other numbers than the checkpoint."""
 ERROR_REASON_NOT_ACCEPTED: ErrorReason.ValueType  # 63
 """No candidate is as good as the checkpoint; the report says why."""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 66
+"""No token and no certificate that this service knows."""
+ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 67
+"""The token was valid once; ask for a new one."""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 68
+"""The caller is known, but has no role that may do this, or not in this laboratory."""
+ERROR_REASON_SELF_APPROVAL: ErrorReason.ValueType  # 69
+"""Who published a version may not promote it."""
+ERROR_REASON_LABORATORY_QUOTA: ErrorReason.ValueType  # 70
+"""The laboratory has as much waiting, stored or running as it may."""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 71
+"""The service has as many calls at once as it takes, of all callers or of this one."""
+ERROR_REASON_STREAM_IDLE: ErrorReason.ValueType  # 72
+"""A stream brought nothing for too long."""
+ERROR_REASON_BATCH_PURGED: ErrorReason.ValueType  # 73
+"""The batch was deleted at the end of its retention; a tombstone is left."""
+ERROR_REASON_ARTIFACT_UNTRUSTED: ErrorReason.ValueType  # 74
+"""The artifact has no signature, or none by a key that is trusted here."""
+ERROR_REASON_AUDIT_BROKEN: ErrorReason.ValueType  # 75
+"""The audit record was edited, has a gap or was cut off."""
+ERROR_REASON_INSECURE_LISTENER: ErrorReason.ValueType  # 76
+"""A listener that others than this machine can reach has neither TLS nor leave to do without."""
+ERROR_REASON_CPU_TIME_EXCEEDED: ErrorReason.ValueType  # 77
+"""Running the slide took more CPU time than a process may use."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
