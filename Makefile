@@ -9,12 +9,21 @@ TORCH_INDEX ?=
 # More words for pytest, e.g. make test ARGS="-k queue".
 ARGS ?=
 
+# How long `make soak` runs, and `make fuzz` runs each target.
+MINUTES ?= 60
+ifeq ($(origin SECONDS),command line)
+SECONDS_EACH := $(SECONDS)
+else
+SECONDS_EACH := 600
+endif
+
 BIN := .venv/bin
 STAMP := .venv/.installed
+TOOLS := .venv-tools/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input install
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help setup demo test check bench bench-peers bench-optimizer proto up clean
+.PHONY: help setup demo test test-compose faults soak fuzz check sbom bench bench-peers bench-optimizer proto up clean
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -48,12 +57,43 @@ demo: $(STAMP) ## Synthetic slides through the whole system: fine-tune, optimize
 test: $(STAMP) ## Run all tests.
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q $(ARGS)
 
-check: $(STAMP) ## Lint, format, types, stubs and contract.
+faults: $(STAMP) ## Break everything that can break and write docs/faults.md; half an hour, ARGS="-k gateway" for some.
+	@rm -f tests/faults/results.json
+	@GRAMSERVE_TEST_FAULTS=all $(BIN)/python -m pytest -n 2 --dist worksteal -q tests/faults $(ARGS)
+	@$(BIN)/python -m tests.faults.matrix
+
+soak: $(STAMP) ## A seeded night of chaos on a real stack: MINUTES=60; more words, e.g. ARGS="--seed 7".
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
+	@$(BIN)/python docs/generate.py
+
+fuzz: $(STAMP) ## Fuzz all that strangers send: SECONDS=600 for each target; ARGS="images gateway" for some.
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) --editable '.[fuzz]'
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS_EACH) $(ARGS)
+	@$(BIN)/python docs/generate.py
+
+test-compose: $(STAMP) ## The containers for real; needs Docker. Builds two images, starts the stack, kills parts of it.
+	@GRAMSERVE_TEST_COMPOSE=1 $(BIN)/python -m pytest -q tests/deploy $(ARGS)
+
+check: $(STAMP) $(TOOLS) ## Lint, format, types, stubs, contract, known faults of packages.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python protos/generate.py --check
 	@protos/lint.sh
+	@.ci/audit
+
+sbom: $(STAMP) $(TOOLS) ## Write dist/gramserve.cdx.json, what .venv is made of (CycloneDX); make it anew for a release.
+	@mkdir -p dist
+	@.venv-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	    --of JSON -o dist/gramserve.cdx.json .venv
+	@echo "dist/gramserve.cdx.json"
+
+# Apart from .venv: what looks at the packages must not change how they behave.
+$(TOOLS):
+	@$(PYTHON) -m venv --clear .venv-tools
+	@.venv-tools/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input install \
+	    'cyclonedx-bom>=7.0' 'pip-audit>=2.9' && touch $@ \
+	    || echo "the tools for sbom and audit could not be installed"
 
 bench: $(STAMP) ## Measure the stack and write benchmarks/results/ and docs/benchmarks.md; ARGS="--quick" in two minutes.
 	@$(BIN)/python -m benchmarks $(ARGS)

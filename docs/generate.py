@@ -1,10 +1,12 @@
-"""Writes docs/settings.md and docs/metrics.md from the code; `--check` says whether they have drifted."""
+"""Writes the pages of docs/ that follow from the code and its tests; `--check` says whether they have drifted."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+
+from promises import promises_page  # beside this file
 
 from gateway.settings import GatewaySettings
 from gramserve.metrics import SPECS
@@ -77,7 +79,7 @@ def _cell(text: str) -> str:
 
 def pages() -> dict[str, str]:
     """What each generated page should hold, by file name."""
-    return {"settings.md": settings_page(), "metrics.md": metrics_page()}
+    return {"settings.md": settings_page(), "metrics.md": metrics_page(), "promises.md": promises_page()}
 
 
 def drifted() -> list[str]:

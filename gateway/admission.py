@@ -22,6 +22,7 @@ class Admission:
         if queued + slides > self._max_queued_slides:
             raise Exhausted(
                 Reason.QUEUE_FULL,
-                f"the queue has room for {max(self._max_queued_slides - queued, 0)} slides; try again later",
+                # How many wait is not told: they are those of all laboratories.
+                "the queue has no room for so many slides; try again later",
                 retry_after_s=RETRY_AFTER_S,
             )

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.admission import Admission
+from gateway.approval import Approval
+from gateway.audit import AuditKeeper
 from gateway.batch_servicer import BatchServicer
 from gateway.cancel import Canceller
 from gateway.classify import SlideClassifier
@@ -22,7 +24,9 @@ from gateway.manifest_file import ManifestFiles
 from gateway.model_servicer import ModelServicer
 from gateway.models import Models
 from gateway.placement import Placement
+from gateway.quotas import Quotas
 from gateway.reconcile import Reconciler
+from gateway.retention import Retention
 from gateway.retry import Retrier
 from gateway.rounds import Rounds
 from gateway.settings import GatewaySettings
@@ -35,15 +39,22 @@ from gateway.turns import Turns
 from gateway.views import Views
 from gateway.watch import Watcher
 from gramserve import log
+from gramserve.access.opening import open_access
 from gramserve.images.open import ReferenceOpener
 from gramserve.metrics import Metrics
 from gramserve.queue import ContactWatch, Queue, connect
+from gramserve.rpc.limits import call_limits
 from gramserve.rpc.server import RpcServer
+from gramserve.store.audit import AuditLog
+from gramserve.store.audit_refusals import Refusals
 from gramserve.store.batches import BatchStore
 from gramserve.store.objects import open_store
+from gramserve.store.purge import Purger
 from gramserve.store.registry import Registry
 from gramserve.store.shadows import Shadows
+from gramserve.store.signing import load_trusted
 from gramserve.store.uploads import Uploads
+from gramserve.tls.service import Tls
 from gramserve.v1 import image_service_pb2, model_service_pb2, slide_batch_service_pb2
 from gramserve.v1.image_service_pb2_grpc import add_ImageServiceServicer_to_server
 from gramserve.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
@@ -51,6 +62,8 @@ from gramserve.v1.slide_batch_service_pb2_grpc import add_SlideBatchServiceServi
 
 LANE = "slides"
 _HEALTH_INTERVAL_S = 1.0
+_REFUSALS_INTERVAL_S = 1.0
+_AUDIT_INTERVAL_S = 60.0
 _DESCRIPTORS = (slide_batch_service_pb2.DESCRIPTOR, image_service_pb2.DESCRIPTOR, model_service_pb2.DESCRIPTOR)
 SERVICES = tuple(service.full_name for descriptor in _DESCRIPTORS for service in descriptor.services_by_name.values())
 
@@ -104,16 +117,21 @@ class _Running:
     ) -> None:
         self._settings = settings
         self._metrics = metrics
+        access = open_access(settings, settings.listen, metrics)
         self._objects = open_store(settings.store_url)
-        self._redis = connect(settings.redis_url)
+        self._tls = Tls.of(settings)
+        self._redis = connect(settings.redis_url, tls=self._tls)
         self._queue = queue = Queue(self._redis, LANE, lease_s=settings.lease_s, max_crashes=settings.max_crashes)
         contact = ContactWatch(settings.lease_s)
-        batches, registry = BatchStore(self._objects), Registry(self._objects, clock)
+        audit = AuditLog(self._objects, clock=clock, on_head=lambda number, _: metrics.set("audit_records", number))
+        batches = BatchStore(self._objects)
+        registry = Registry(self._objects, clock, trusted=load_trusted(settings.trusted_keys_file))
         rounds, models = Rounds(batches), Models(self._objects, registry)
         views = Views(batches, rounds, queue, clock)
         placement, stopper = Placement(batches, rounds, queue, clock), Stopper(batches, queue, clock)
         tender = Tender(batches, rounds, queue, placement, stopper, metrics, stall_s=settings.stall_s, clock=clock)
         reconciler = Reconciler(batches, queue, contact, tender, metrics, scan_interval_s=settings.scan_interval_s)
+        purger = Purger(self._objects, settings.retention, audit, clock=clock)
         turns = Turns()
         finalizer = Finalizer(
             batches,
@@ -124,6 +142,7 @@ class _Running:
             clock=clock,
             retention_s=settings.event_retention_s,
             retention_slides=settings.event_retention_slides,
+            audit=audit,
         )
         self._finisher = Finisher(queue, finalizer, look_after=reconciler.look_after)
         sweeper = Sweeper(batches, rounds, queue, contact, metrics, sweeper=f"gateway-{new_id()}", clock=clock)
@@ -133,6 +152,9 @@ class _Running:
             max_bytes=settings.max_manifest_bytes,
         )
         files = ManifestFiles(opener, max_slides=settings.max_manifest_slides, max_bytes=settings.max_manifest_bytes)
+        quotas = Quotas(
+            batches, queue, slides=settings.laboratory_queued_slides, batches_open=settings.laboratory_open_batches
+        )
         creator = Creator(
             batches,
             models,
@@ -143,21 +165,41 @@ class _Running:
             clock=clock,
             new_id=new_id,
             on_accepted=reconciler.look_after,
+            quotas=quotas,
+            audit=audit,
         )
         self._watcher = Watcher(batches, rounds, queue, views, heartbeat_s=settings.heartbeat_s)
-        canceller = Canceller(views, stopper, on_change=reconciler.look_after)
+        canceller = Canceller(views, stopper, on_change=reconciler.look_after, audit=audit)
         self._classifier = SlideClassifier(creator, canceller, batches, rounds, queue, clock=clock)
         batch_servicer = BatchServicer(
             creator,
             views,
             Listing(batches, rounds, queue, views),
             canceller,
-            Retrier(batches, queue, views, placement, turns, clock=clock, on_change=reconciler.look_after),
+            Retrier(
+                batches,
+                queue,
+                views,
+                placement,
+                turns,
+                clock=clock,
+                on_change=reconciler.look_after,
+                audit=audit,
+                quotas=quotas,
+            ),
             self._watcher,
             self._classifier,
+            audit,
         )
-        image_servicer = ImageServicer(Uploads(self._objects, max_bytes=settings.max_upload_bytes), metrics)
-        model_servicer = ModelServicer(models, registry, Comparer(registry, Shadows(self._objects)))
+        model_servicer = ModelServicer(
+            models,
+            registry,
+            Comparer(registry, Shadows(self._objects)),
+            Approval(registry, four_eyes=access is not None and settings.four_eyes),
+            audit,
+        )
+        image_servicer = ImageServicer(Uploads(self._objects, max_bytes=settings.max_upload_bytes), metrics, audit)
+        self._refusals = Refusals(audit)
         self._server = RpcServer(
             settings.listen,
             register=[
@@ -167,6 +209,10 @@ class _Running:
             ],
             names=SERVICES,
             metrics=metrics,
+            tls=self._tls,
+            access=access,
+            limits=call_limits(settings),
+            refused=self._refusals.note,
         )
         self._health = HealthCheck(
             queue,
@@ -181,13 +227,16 @@ class _Running:
             Loop("reconcile", reconciler.step, settings.reconcile_interval_s),
             Loop("sweep", sweeper.step, settings.reconcile_interval_s),
             Loop("finish", self._finisher.step, settings.finish_interval_s),
+            Loop("refusals", self._refusals.step, _REFUSALS_INTERVAL_S),
+            Loop("audit", AuditKeeper(audit).step, _AUDIT_INTERVAL_S),
+            Loop("retention", Retention(purger, metrics).step, settings.retention_interval_s),
         ]
 
     async def start(self) -> int:
         await self._objects.probe()
         await self._queue.check_safe(allow_volatile=self._settings.allow_volatile_redis)
         if self._settings.metrics_port >= 0:
-            self._metrics.serve(self._settings.metrics_host, self._settings.metrics_port)
+            self._metrics.serve(self._settings.metrics_host, self._settings.metrics_port, tls=self._tls)
         port = await self._server.start()
         await self._health.step()
         for loop in self._loops:
@@ -204,6 +253,7 @@ class _Running:
     async def close(self) -> None:
         for loop in self._loops:
             await loop.stop()
+        await self._refusals.finish()
         await self._finisher.stop()
         await self._classifier.close()
         await self._queue.aclose()

@@ -14,6 +14,8 @@ from gateway.names import invalid, parse_batch
 from gateway.retry import Retrier
 from gateway.views import Views
 from gateway.watch import PAGE_EVENTS, Watcher, pages
+from gramserve.store.audit import AuditLog
+from gramserve.store.audit_record import Action
 from gramserve.v1 import slide_batch_pb2 as batches
 from gramserve.v1 import slide_batch_service_pb2 as service
 from gramserve.v1 import slide_pb2 as slides
@@ -32,6 +34,7 @@ class BatchServicer(SlideBatchServiceServicer):
         retrier: Retrier,
         watcher: Watcher,
         classifier: SlideClassifier,
+        audit: AuditLog,
     ) -> None:
         self._creator = creator
         self._views = views
@@ -40,6 +43,7 @@ class BatchServicer(SlideBatchServiceServicer):
         self._retrier = retrier
         self._watcher = watcher
         self._classifier = classifier
+        self._audit = audit
 
     async def CreateSlideBatch(  # noqa: D102, N802
         self, request: service.CreateSlideBatchRequest, context: Any
@@ -67,6 +71,7 @@ class BatchServicer(SlideBatchServiceServicer):
         self, request: service.ListSlidesRequest, context: Any
     ) -> service.ListSlidesResponse:
         slides, token = await self._listing.list_slides(request)
+        await self._audit.record(Action.RESULTS_READ, request.parent, slides=len(slides))
         return service.ListSlidesResponse(slides=slides, next_page_token=token)
 
     async def CancelSlideBatch(  # noqa: D102, N802
@@ -85,7 +90,11 @@ class BatchServicer(SlideBatchServiceServicer):
         if request.after_sequence < 0:
             raise invalid("after_sequence", "must not be negative")
         size = min(max(request.page_size, 1), PAGE_EVENTS)
+        told = False
         async for events in self._watcher.watch(parse_batch(request.name), request.after_sequence):
+            if not told:  # a watch shows calls, as a page of slides does
+                await self._audit.record(Action.RESULTS_READ, request.name, after=request.after_sequence)
+                told = True
             for response in pages(events, size):
                 yield response
 

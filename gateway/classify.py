@@ -16,6 +16,7 @@ from gateway.names import BatchName
 from gateway.rounds import Rounds
 from gramserve.errors import Conflict, DeadlineExceeded, GramserveError, InvalidInput, Reason, Unavailable
 from gramserve.queue import Queue
+from gramserve.store.audit_record import Action
 from gramserve.store.batches import BatchStore
 from gramserve.store.records import BatchRecord, OutcomeRecord, SlideState
 from gramserve.v1 import slide_batch_pb2, slide_batch_service_pb2
@@ -116,7 +117,7 @@ class SlideClassifier:
             ),
         )
         try:
-            return await self._creator.create(create, deliver_by=deliver_by)
+            return await self._creator.create(create, deliver_by=deliver_by, action=Action.SLIDE_CLASSIFY)
         except InvalidInput as wrong:
             raise InvalidInput(
                 wrong.reason,

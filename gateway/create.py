@@ -10,12 +10,17 @@ from gateway.admission import Admission
 from gateway.models import Models
 from gateway.names import BatchName
 from gateway.placement import Placement
+from gateway.quotas import Quotas
+from gateway.retention import check_kept
 from gateway.submission import Examiner, Identity, Submission, identify
 from gateway.turns import Turns
 from gramserve.errors import AlreadyExists, Exhausted, Reason, Unavailable
 from gramserve.metrics import Metrics
 from gramserve.store import layout
+from gramserve.store.audit import AuditLog
+from gramserve.store.audit_record import Action
 from gramserve.store.batches import BatchStore
+from gramserve.store.condemned import rescue
 from gramserve.store.objects import ObjectMissing
 from gramserve.store.records import BatchRecord, RequestRecord
 from gramserve.store.registry import Resolved
@@ -39,6 +44,8 @@ class Creator:
         clock: Callable[[], float],
         new_id: Callable[[], str],
         on_accepted: Callable[[BatchName], None],
+        audit: AuditLog,
+        quotas: Quotas | None = None,
     ) -> None:
         self._batches = batches
         self._models = models
@@ -49,29 +56,38 @@ class Creator:
         self._clock = clock
         self._new_id = new_id
         self._on_accepted = on_accepted
+        self._quotas = quotas or Quotas(batches)
+        self._audit = audit
         self._turns = Turns()
 
     async def create(
-        self, request: slide_batch_service_pb2.CreateSlideBatchRequest, *, deliver_by: float | None = None
+        self,
+        request: slide_batch_service_pb2.CreateSlideBatchRequest,
+        *,
+        deliver_by: float | None = None,
+        action: Action = Action.BATCH_CREATE,
     ) -> BatchRecord:
         """The batch that was accepted for this request, now or before (I3).
 
         `deliver_by` (Unix seconds) binds a new batch in place of the request's, and makes no other payload of it.
-        With `validate_only` nothing is written and the record has no batch id unless the client chose one.
+        With `validate_only` nothing is written and the record has no batch id unless the client chose one. `action` is
+        what the audit record calls this.
         """
         identity = identify(request)
         async with self._turns.of((identity.laboratory, identity.request_id or identity.batch or self._new_id())):
             if (known := await self._accepted_before(identity)) is not None:
+                await self._record(action, known)
                 return known
-            submission = await self._examiner.examine(request.slide_batch)
+            submission = await self._examiner.examine(request.slide_batch, identity.laboratory)
             resolved = await self._models.resolve(submission.model)
             await self._admission.check(len(submission.slides))
-            record = self._record(identity, submission, resolved)
+            record = self._draft(identity, submission, resolved)
             if deliver_by is not None:
                 record = dataclasses.replace(record, deliver_by=deliver_by)
-            if request.validate_only:
-                return record
-            return await self._accept(identity, submission, record)
+            async with self._quotas.room(identity.laboratory, record.priority, record.slide_count):
+                if request.validate_only:
+                    return record
+                return await self._accept(identity, submission, record, action)
 
     async def _accepted_before(self, identity: Identity) -> BatchRecord | None:
         batch = identity.batch
@@ -84,12 +100,14 @@ class Creator:
             else:
                 _check_same(made, identity)
                 batch = made.batch
+        if batch:  # a request of a batch that was purged does not run again
+            await check_kept(self._batches, BatchName(identity.laboratory, batch))
         known = await self._batches.get_batch(identity.laboratory, batch) if batch else None
         if known is not None:
             await self._place(_same_batch(known, identity))
         return known
 
-    def _record(self, identity: Identity, submission: Submission, resolved: Resolved) -> BatchRecord:
+    def _draft(self, identity: Identity, submission: Submission, resolved: Resolved) -> BatchRecord:
         return BatchRecord(
             laboratory=identity.laboratory,
             batch=identity.batch,
@@ -107,7 +125,9 @@ class Creator:
             reuse_results=submission.reuse_results,
         )
 
-    async def _accept(self, identity: Identity, submission: Submission, draft: BatchRecord) -> BatchRecord:
+    async def _accept(
+        self, identity: Identity, submission: Submission, draft: BatchRecord, action: Action
+    ) -> BatchRecord:
         batch = identity.batch or self._new_id()
         if identity.request_id:
             wanted = RequestRecord(batch, identity.fingerprint)
@@ -118,18 +138,24 @@ class Creator:
         await asyncio.gather(
             self._keep_all(identity.laboratory, submission.contents),
             self._batches.write_manifest(identity.laboratory, batch, submission.slides),
+            self._record(action, record := dataclasses.replace(draft, batch=batch)),
         )
-        record = dataclasses.replace(draft, batch=batch)
         kept = _same_batch(await self._batches.create_batch(record), identity)
         await self._place(kept, new=kept == record)
         return kept
+
+    async def _record(self, action: Action, record: BatchRecord) -> None:
+        name = BatchName(record.laboratory, record.batch)
+        await self._audit.record(action, name.resource, artifact=record.model_digest, slides=record.slide_count)
 
     async def _keep_all(self, laboratory: str, contents: Mapping[str, bytes]) -> None:
         for some in _together(list(contents.items())):
             await asyncio.gather(*(self._keep(laboratory, digest, data) for digest, data in some))
 
     async def _keep(self, laboratory: str, digest: str, data: bytes) -> None:
-        await self._batches.objects.create(layout.slide_path(laboratory, digest), data)
+        path = layout.slide_path(laboratory, digest)
+        if not await self._batches.objects.create(path, data):
+            await rescue(self._batches.objects, path)
 
     async def _place(self, record: BatchRecord, *, new: bool = False) -> None:
         """Queues a batch that the store has; whatever becomes of this, it is looked after from now on (I1)."""

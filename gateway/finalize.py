@@ -14,9 +14,12 @@ from gateway.output import OutputWriter
 from gateway.rounds import Round, Rounds
 from gateway.turns import Turns
 from gramserve import log
+from gramserve.access.principal import SYSTEM
 from gramserve.errors import Reason
 from gramserve.metrics import Metrics
 from gramserve.queue import Queue, Snapshot
+from gramserve.store.audit import AuditLog
+from gramserve.store.audit_record import Action
 from gramserve.store.batches import BatchStore
 from gramserve.store.records import (
     BatchRecord,
@@ -51,6 +54,7 @@ class Finalizer:
         clock: Callable[[], float],
         retention_s: float,
         retention_slides: int,
+        audit: AuditLog,
     ) -> None:
         self._batches = batches
         self._rounds = rounds
@@ -60,6 +64,7 @@ class Finalizer:
         self._clock = clock
         self._retention_s = retention_s
         self._retention_slides = retention_slides
+        self._audit = audit
         self._log = log.get()
 
     async def finalize(self, name: BatchName) -> bool:
@@ -161,6 +166,16 @@ class Finalizer:
             start_time=min(began, default=None),
             end_time=self._clock(),
             last_sequence=snapshot.last_sequence + 1,
+        )
+        await self._audit.record(
+            Action.BATCH_DELIVER,
+            name.resource,
+            artifact=record.model_digest,
+            actor=SYSTEM,
+            round=current.number,
+            manifest=digest,
+            succeeded=counts.succeeded,
+            failed=counts.total - counts.succeeded,
         )
         kept = await self._batches.finalize(name.laboratory, name.batch, wanted)
         if kept == wanted:

@@ -48,9 +48,8 @@ class HealthCheck:
 
     async def _queue_answers(self) -> bool:
         try:
-            self._contact.seen(await self._queue.server())
+            await self._contact.look(self._queue.server)
         except GramserveError:
-            self._contact.lost()
             self._metrics.set("queue_contact", 0)
             return False
         self._metrics.set("queue_contact", 1)

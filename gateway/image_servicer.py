@@ -9,6 +9,8 @@ from typing import Any
 from gateway.names import invalid, parse_laboratory
 from gramserve.errors import InvalidInput, Reason
 from gramserve.metrics import Metrics
+from gramserve.store.audit import AuditLog
+from gramserve.store.audit_record import Action
 from gramserve.store.layout import slide_path
 from gramserve.store.uploads import Uploads
 from gramserve.v1 import image_service_pb2 as service
@@ -22,8 +24,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class ImageServicer(ImageServiceServicer):
     """The upload API; each method does what its rpc promises in protos/gramserve/v1/image_service.proto."""
 
-    def __init__(self, uploads: Uploads, metrics: Metrics) -> None:
+    def __init__(self, uploads: Uploads, metrics: Metrics, audit: AuditLog) -> None:
         self._uploads = uploads
+        self._audit = audit
         self._metrics = metrics
 
     async def UploadImage(  # noqa: D102, N802
@@ -42,6 +45,9 @@ class ImageServicer(ImageServiceServicer):
             async for message in request_iterator:
                 await upload.write(_chunk(message))
                 self._metrics.count("upload_bytes", len(message.chunk))
+        await self._audit.record(
+            Action.IMAGE_UPLOAD, f"laboratories/{laboratory}/images/{sha256}", bytes=upload.next_offset
+        )
         size = await upload.finish()
         return service.UploadImageResponse(sha256=sha256, size_bytes=size, already_known=known)
 

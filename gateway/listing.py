@@ -35,8 +35,8 @@ class Listing:
         size = page_size(request.page_size, _BATCHES)
         wanted = parse_filter(request.filter, BATCH_FIELDS)
         scope = ("batches", laboratory, request.filter)
-        position = decode_token(scope, request.page_token)
-        after = (float(position[0]), str(position[1])) if position else None
+        position = decode_token(scope, request.page_token, float, str)
+        after = (position[0], position[1]) if position else None
         found: list[BatchView] = []
         while len(found) < size:
             asked = size - len(found)
@@ -58,11 +58,11 @@ class Listing:
         size = page_size(request.page_size, _SLIDES)
         wanted = parse_filter(request.filter, SLIDE_FIELDS)
         scope = ("slides", name.key, request.filter)
-        position = decode_token(scope, request.page_token)
+        position = decode_token(scope, request.page_token, int)
         record = await self._views.record(name)
         states = await self._states(name, await self._rounds.load(record))
         found: list[slide_pb2.Slide] = []
-        start = int(position[0]) if position else 0
+        start = position[0] if position else 0
         while start < record.slide_count:
             stop = min(start + READ_TOGETHER, record.slide_count)
             for index, (state, outcome) in (await states.of(range(start, stop))).items():

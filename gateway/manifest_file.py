@@ -22,16 +22,16 @@ class ManifestFiles:
         self._max_slides = max_slides
         self._max_bytes = max_bytes
 
-    async def read(self, uri: str) -> SlideChecker:
-        """The slides of the file, not yet judged: `check` them.
+    async def read(self, uri: str, laboratory: str = "") -> SlideChecker:
+        """The slides of the file, one that `laboratory` may name, not yet judged: `check` them.
 
         Raises InvalidInput (REFERENCE_DENIED, NO_SLIDES, TOO_MANY_SLIDES, MESSAGE_TOO_LARGE) and NotFound.
         """
         # In a thread: a million lines take a minute, and everybody else's requests go on.
-        return await asyncio.to_thread(self._read, uri)
+        return await asyncio.to_thread(self._read, uri, laboratory)
 
-    def _read(self, uri: str) -> SlideChecker:
-        lines = self._opener.read_manifest(uri, max_bytes=self._max_bytes).splitlines()
+    def _read(self, uri: str, laboratory: str) -> SlideChecker:
+        lines = self._opener.read_manifest(uri, max_bytes=self._max_bytes, laboratory=laboratory).splitlines()
         numbers = [number for number, line in enumerate(lines, 1) if line.strip()]
         if not numbers:
             raise _refused(Reason.NO_SLIDES, "has no lines; a batch needs at least one slide")

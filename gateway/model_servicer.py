@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from gateway.approval import Approval
 from gateway.convert import model_to_message, shadow_to_message
 from gateway.models import Models
 from gateway.names import invalid
 from gateway.paging import decode_token, encode_token, page_size
 from gateway.shadow import Comparer
+from gramserve.errors import ArtifactInvalid, PreconditionFailed, Reason
+from gramserve.store.audit import AuditLog
+from gramserve.store.audit_record import Action
 from gramserve.store.messages import version_to_message
-from gramserve.store.registry import PRODUCTION, Registry
+from gramserve.store.registry import PRODUCTION, Registry, check_promotion
 from gramserve.v1 import model_pb2
 from gramserve.v1 import model_service_pb2 as service
 from gramserve.v1.model_service_pb2_grpc import ModelServiceServicer
@@ -21,17 +27,21 @@ _PAGE = 50
 class ModelServicer(ModelServiceServicer):
     """The model API; each method does what its rpc promises in protos/gramserve/v1/model_service.proto."""
 
-    def __init__(self, models: Models, registry: Registry, comparer: Comparer) -> None:
+    def __init__(
+        self, models: Models, registry: Registry, comparer: Comparer, approval: Approval, audit: AuditLog
+    ) -> None:
         self._models = models
         self._registry = registry
         self._comparer = comparer
+        self._approval = approval
+        self._audit = audit
 
     async def ListModels(  # noqa: D102, N802
         self, request: service.ListModelsRequest, context: Any
     ) -> service.ListModelsResponse:
         size, scope = page_size(request.page_size, _PAGE), ("models",)
-        position = decode_token(scope, request.page_token)
-        names = [name for name in await self._registry.models() if position is None or name > str(position[0])]
+        position = decode_token(scope, request.page_token, str)
+        names = [name for name in await self._registry.models() if position is None or name > position[0]]
         return service.ListModelsResponse(
             models=[await self._model(name) for name in names[:size]],
             next_page_token=encode_token(scope, [names[size - 1]]) if len(names) > size else "",
@@ -45,9 +55,9 @@ class ModelServicer(ModelServiceServicer):
     ) -> service.ListModelVersionsResponse:
         model = _model_id(request.parent, "parent")
         size, scope = page_size(request.page_size, _PAGE), ("versions", model)
-        position = decode_token(scope, request.page_token)
+        position = decode_token(scope, request.page_token, int)
         versions = sorted(await self._models.versions(model), reverse=True)
-        rest = [version for version in versions if position is None or version < int(position[0])]
+        rest = [version for version in versions if position is None or version < position[0]]
         return service.ListModelVersionsResponse(
             model_versions=[await self._version(model, version) for version in rest[:size]],
             next_page_token=encode_token(scope, [rest[size - 1]]) if len(rest) > size else "",
@@ -66,8 +76,15 @@ class ModelServicer(ModelServiceServicer):
         if not name.rpartition("/")[2].isdecimal():
             raise invalid("name", 'must end with the number of a version: "models/{model}/versions/{number}"')
         resolved = await self._registry.resolve(name)
+        await self._approval.check(resolved.model, resolved.version)
         alias, share = request.alias or PRODUCTION, request.share or None
-        await self._registry.promote(resolved.model, resolved.version, alias, share=share)
+        check_promotion(alias, share)
+        with _untrusted_is_no_damage():
+            await self._registry.check_signature(resolved.model, resolved.version)
+            await self._audit.record(
+                Action.MODEL_PROMOTE, resolved.name, artifact=resolved.digest, alias=alias, share=f"{share or 0:g}"
+            )
+            await self._registry.promote(resolved.model, resolved.version, alias, share=share)
         return await self._model(resolved.model)
 
     async def RollbackModel(  # noqa: D102, N802
@@ -75,7 +92,10 @@ class ModelServicer(ModelServiceServicer):
     ) -> model_pb2.Model:
         model = _model_id(request.name, "name")
         await self._models.versions(model)
-        await self._registry.rollback(model, request.alias or PRODUCTION)
+        alias = request.alias or PRODUCTION
+        await self._audit.record(Action.MODEL_ROLL_BACK, f"models/{model}", **await self._before(model, alias))
+        with _untrusted_is_no_damage():
+            await self._registry.rollback(model, alias)
         return await self._model(model)
 
     async def RemoveModelAlias(  # noqa: D102, N802
@@ -83,6 +103,8 @@ class ModelServicer(ModelServiceServicer):
     ) -> model_pb2.Model:
         model = _model_id(request.name, "name")
         await self._models.versions(model)
+        before = await self._before(model, request.alias)
+        await self._audit.record(Action.MODEL_REMOVE_ALIAS, f"models/{model}", **before)
         await self._registry.remove(model, request.alias)
         return await self._model(model)
 
@@ -100,6 +122,14 @@ class ModelServicer(ModelServiceServicer):
         )
         return shadow_to_message(found)
 
+    async def _before(self, model: str, alias: str) -> dict[str, str]:
+        """What the audit record says of an alias that is about to move: the version that it leaves."""
+        known = await self._registry.alias(model, alias)
+        if known is None:
+            return {"alias": alias}
+        _, digest = await self._registry.manifest(model, known.version)
+        return {"alias": alias, "version": str(known.version), "artifact": digest}
+
     async def _model(self, model: str) -> model_pb2.Model:
         versions = await self._models.versions(model)
         return model_to_message(model, await self._models.aliases(model), versions[-1])
@@ -109,6 +139,17 @@ class ModelServicer(ModelServiceServicer):
         aliases = await self._models.aliases(model)
         pointing = sorted(name for name, alias in aliases.items() if alias.version == version)
         return version_to_message(manifest, digest, pointing)
+
+
+@contextmanager
+def _untrusted_is_no_damage() -> Iterator[None]:
+    """To a client a version without a trusted signature is in the wrong state: somebody may sign it."""
+    try:
+        yield
+    except ArtifactInvalid as error:
+        if error.reason is not Reason.ARTIFACT_UNTRUSTED:
+            raise
+        raise PreconditionFailed(error.reason, error.message) from None
 
 
 def _model_id(name: str, field: str) -> str:

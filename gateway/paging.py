@@ -28,10 +28,11 @@ def encode_token(scope: tuple[str, ...], position: list[Any]) -> str:
     return base64.urlsafe_b64encode(_check(scope, body) + body).decode().rstrip("=")
 
 
-def decode_token(scope: tuple[str, ...], token: str) -> list[Any] | None:
-    """The position in a token; None for "", the first page. Raises InvalidInput (INVALID_PAGE_TOKEN).
+def decode_token(scope: tuple[str, ...], token: str, *kinds: type[str | int | float]) -> list[Any] | None:
+    """The position in a token, one value of each of `kinds`; None for "", the first page.
 
-    The check guards against mistakes; whoever forges one only moves around in what they may list anyway.
+    Raises InvalidInput (INVALID_PAGE_TOKEN). The check guards against mistakes; whoever forges one only moves around in
+    what they may list anyway.
     """
     if not token:
         return None
@@ -39,12 +40,16 @@ def decode_token(scope: tuple[str, ...], token: str) -> list[Any] | None:
         data = base64.b64decode(token.encode() + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
         check, body = data[:_CHECK_BYTES], data[_CHECK_BYTES:]
         position = json.loads(body) if check == _check(scope, body) else None
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         position = None
-    if not isinstance(position, list):
+    if not isinstance(position, list) or tuple(map(type, position)) != kinds or _negative(position[0]):
         what = "was not made by this service for this request; begin with the first page"
         raise InvalidInput(Reason.INVALID_PAGE_TOKEN, f"page_token {what}", violations=[("page_token", what)])
     return position
+
+
+def _negative(value: Any) -> bool:
+    return isinstance(value, int) and value < 0
 
 
 def _check(scope: tuple[str, ...], body: bytes) -> bytes:

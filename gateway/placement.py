@@ -43,11 +43,13 @@ class Placement:
         """Queues what the store says is missing of the current round; returns how many slides that are.
 
         Safe to repeat, also from several gateways at once: opening a known round and submitting a slide twice change
-        nothing.
+        nothing. Of a stop and a deadline the one that came first decides again.
         """
         name = BatchName(record.laboratory, record.batch)
         current = await self._rounds.load(record)
         progress = await self._rounds.progress(name, record, current)
+        stop = await self._batches.get_stop(name.laboratory, name.batch, current.number)
+        stopped_in_time = stop is not None and (record.deliver_by is None or stop.time < record.deliver_by)
         await self._queue.open(
             name.key,
             round=current.number,
@@ -55,13 +57,15 @@ class Placement:
             done=progress.done,
             priority_stat=record.priority is Priority.STAT,
             due_s=due_s(record, current.accepted_s),
-            hard_due_s=record.deliver_by,
+            hard_due_s=None if stopped_in_time else record.deliver_by,
             version=record.model_version,
             digest=record.model_digest,
             accepted_s=current.accepted_s,
         )
+        if stopped_in_time:  # before there is a slide that could start
+            await self._queue.cancel(name.key)
         queued = await self._queue.submit(name.key, progress.remaining)
-        if await self._batches.get_stop(name.laboratory, name.batch, current.number) is not None:
+        if stop is not None:
             await self._queue.cancel(name.key)
         elif record.deliver_by is not None and record.deliver_by <= self._clock():
             await self._queue.expire(name.key)

@@ -6,11 +6,15 @@ from collections.abc import Callable
 
 from gateway.names import BatchName
 from gateway.placement import Placement
+from gateway.quotas import Quotas
+from gateway.retention import check_kept
 from gateway.submission import check_request_id
 from gateway.turns import Turns
 from gateway.views import BatchView, Views
 from gramserve.errors import PreconditionFailed, Reason
 from gramserve.queue import Queue
+from gramserve.store.audit import AuditLog
+from gramserve.store.audit_record import Action
 from gramserve.store.batches import BatchStore
 from gramserve.store.records import BatchRecord, RoundRecord, SlideState
 
@@ -28,6 +32,8 @@ class Retrier:
         *,
         clock: Callable[[], float],
         on_change: Callable[[BatchName], None],
+        audit: AuditLog,
+        quotas: Quotas | None = None,
     ) -> None:
         self._batches = batches
         self._queue = queue
@@ -36,6 +42,8 @@ class Retrier:
         self._placement = placement
         self._clock = clock
         self._on_change = on_change
+        self._quotas = quotas or Quotas(batches)
+        self._audit = audit
 
     async def retry(self, name: BatchName, request_id: str = "") -> BatchView:
         """Queues the FAILED slides of an ended batch as a new round; the same `request_id` does it once.
@@ -66,8 +74,17 @@ class Retrier:
             raise PreconditionFailed(
                 Reason.DEADLINE_PASSED, "deliver_by of the batch has passed; submit the slides as a new batch"
             )
+        await self._audit.record(
+            Action.BATCH_RETRY, name.resource, artifact=record.model_digest, round=number + 1, slides=len(failed)
+        )
         wanted = RoundRecord(number + 1, request_id, failed, self._clock())
-        kept = await self._batches.create_round(name.laboratory, name.batch, wanted)
+        async with self._quotas.room(name.laboratory, record.priority, len(failed)):
+            kept = await self._batches.create_round(name.laboratory, name.batch, wanted)
+        if await self._batches.is_purged(name.laboratory, name.batch):
+            # Whoever purges the batch saw the new round and keeps it, or did not: neither is a retry that was accepted.
+            await self._batches.withdraw_round(name.laboratory, name.batch, wanted.round)
+            await check_kept(self._batches, name)
+            raise _not_terminal()
         if kept != wanted and (not request_id or kept.request_id != request_id):
             raise _not_terminal()  # somebody else retried it at the same moment
 

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from gramserve.settings import CommaSeparated, SharedSettings
+from gramserve.store.retention import RetentionDays
 
 
 class GatewaySettings(SharedSettings):
@@ -23,7 +24,8 @@ class GatewaySettings(SharedSettings):
         default=9101, ge=-1, le=65535, description="Port of the metrics; 0 takes a free one, -1 shows none."
     )
     manifest_roots: CommaSeparated = Field(
-        default=(), description="Folders, with commas between, whose files a manifest_uri may name; empty: none."
+        default=(),
+        description="Folders whose files a manifest_uri may name, {laboratory} in one for its own; empty: none.",
     )
     max_inline_slides: int = Field(default=10_000, ge=1, description="Most slides inside one CreateSlideBatch.")
     max_manifest_slides: int = Field(
@@ -34,6 +36,16 @@ class GatewaySettings(SharedSettings):
     )
     max_queued_slides: int = Field(
         default=2_000_000, ge=1, description="Slides that may wait or run at once; more are refused with QUEUE_FULL."
+    )
+    laboratory_queued_slides: int = Field(
+        default=0,
+        ge=0,
+        description="Slides of one laboratory that may wait or run at once, STAT and ROUTINE apart; 0 is no quota.",
+    )
+    laboratory_open_batches: int = Field(
+        default=0,
+        ge=0,
+        description="Batches of one laboratory that may be open at once, STAT and ROUTINE apart; 0 is no quota.",
     )
     max_upload_bytes: int = Field(default=1 << 30, ge=1, description="Largest image that may be uploaded, bytes.")
     reconcile_interval_s: float = Field(
@@ -62,12 +74,45 @@ class GatewaySettings(SharedSettings):
         ge=0,
         description="Slides of finished batches whose events Redis keeps, the last batch always; the oldest go first.",
     )
+    retention_batches_days: float = Field(
+        default=0.0, ge=0, description="Days that a batch is kept after its end; then a tombstone is left. 0: for ever."
+    )
+    retention_images_days: float = Field(
+        default=0.0, ge=0, description="Days that an image is kept to which no kept batch refers. 0: for ever."
+    )
+    retention_uploads_days: float = Field(
+        default=7.0, ge=0, description="Days that the parts of an unfinished upload are kept. 0: for ever."
+    )
+    retention_reuse_days: float = Field(
+        default=0.0, ge=0, description="Days that calls are kept for slides of the same pixels. 0: for ever."
+    )
+    retention_optimizations_days: float = Field(
+        default=0.0, ge=0, description="Days that reports and trials of an ended optimization are kept. 0: for ever."
+    )
+    retention_audit_days: float = Field(
+        default=0.0, ge=0, description="Days that the audit record is kept. 0: for ever."
+    )
+    retention_interval_s: float = Field(
+        default=3600.0, gt=0, description="How often what is older than its retention is purged, seconds."
+    )
     max_crashes: int = Field(
         default=3, ge=1, description="Times a slide may crash its worker before it is given up. The same for workers."
     )
     shutdown_grace_s: float = Field(
         default=10.0, ge=0, description="How long running calls may take to end when the gateway stops, seconds."
     )
+
+    @property
+    def retention(self) -> RetentionDays:
+        """How long each kind of record is kept."""
+        return RetentionDays(
+            batches=self.retention_batches_days,
+            images=self.retention_images_days,
+            uploads=self.retention_uploads_days,
+            reuse=self.retention_reuse_days,
+            optimizations=self.retention_optimizations_days,
+            audit=self.retention_audit_days,
+        )
 
     @field_validator("manifest_roots")
     @classmethod

@@ -84,7 +84,7 @@ class Examiner:
         self._max_inline_slides = max_inline_slides
         self._clock = clock
 
-    async def examine(self, batch: slide_batch_pb2.SlideBatch) -> Submission:
+    async def examine(self, batch: slide_batch_pb2.SlideBatch, laboratory: str = "") -> Submission:
         """The batch, ready to be accepted; raises InvalidInput naming every field that is wrong."""
         wrong = [*_priority(batch), *_ratio(batch), *_annotations(batch), *_deadline(batch)]
         if batch.slides and batch.manifest_uri:
@@ -95,7 +95,7 @@ class Examiner:
         deliver_by = seconds_of(batch.deliver_by) if batch.HasField("deliver_by") else None
         if deliver_by is not None and deliver_by <= self._clock():
             raise _refused(Reason.DEADLINE_PASSED, "slide_batch.deliver_by", "lies in the past")
-        checker = await self._files.read(batch.manifest_uri) if batch.manifest_uri else self._inline(batch)
+        checker = await self._files.read(batch.manifest_uri, laboratory) if batch.manifest_uri else self._inline(batch)
         checker.check()
         return Submission(
             slides=checker.slides,

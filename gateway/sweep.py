@@ -41,10 +41,12 @@ class Sweeper:
 
     async def step(self) -> None:
         """One sweep."""
-        if not self._contact.settled:
-            return
         try:
-            reclaimed = await self._queue.reclaim(self._sweeper)
+            # A look of its own: since the last one the clock of Redis may have jumped.
+            server = await self._contact.look(self._queue.server)
+            if not self._contact.settled:
+                return
+            reclaimed = await self._queue.reclaim(self._sweeper, looked_s=server.time_s)
         except Unavailable:
             self._contact.lost()
             raise

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gateway.etag import etag_of
 from gateway.names import BatchName
+from gateway.retention import check_kept
 from gateway.rounds import Round, Rounds
 from gramserve.errors import NotFound, Reason
 from gramserve.queue import Queue, Snapshot
@@ -49,7 +50,8 @@ class Views:
         self._clock = clock
 
     async def record(self, name: BatchName) -> BatchRecord:
-        """The batch as it was accepted; raises NotFound (UNKNOWN_BATCH)."""
+        """The batch as it was accepted; raises NotFound (UNKNOWN_BATCH, BATCH_PURGED)."""
+        await check_kept(self._batches, name)
         record = await self._batches.get_batch(name.laboratory, name.batch)
         if record is None:
             raise NotFound(Reason.UNKNOWN_BATCH, "there is no such batch")

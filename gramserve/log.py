@@ -12,15 +12,17 @@ import structlog
 
 def configure(service: str, *, level: str = "INFO", style: str = "json") -> None:
     """Log as `service`; call once, at the start of a process. `style` is "json" or "text"."""
-    renderer: Any = (
-        structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer(colors=False)
+    renderers: list[Any] = (
+        [structlog.processors.JSONRenderer()]
+        if style == "json"
+        else [structlog.dev.ConsoleRenderer(colors=False), _visible]
     )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
+            *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
@@ -33,6 +35,13 @@ def configure(service: str, *, level: str = "INFO", style: str = "json") -> None
     sys.excepthook = lambda _type, error, _trace: _uncaught(error)
     threading.excepthook = lambda args: _uncaught(args.exc_value)
     sys.unraisablehook = lambda args: _uncaught(args.exc_value)
+
+
+def _visible(_logger: Any, _method: str, line: str) -> str:
+    """One line of characters that can be seen: what would steer a terminal or forge a second line is written out."""
+    if line.isprintable():
+        return line
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
 
 
 class _LibraryErrors(logging.Handler):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+
+from gramserve.tls.https import HttpServer
+from gramserve.tls.service import Tls
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 
@@ -28,6 +30,7 @@ class Spec:
 SPECS = (
     Spec("rpc_requests", "counter", "RPCs answered, by method and gRPC status code.", ("method", "code")),
     Spec("rpc_seconds", "histogram", "Time to answer an RPC; streams until their end.", ("method",)),
+    Spec("access_file_unusable", "gauge", "1 while the access file cannot be used and the one before holds on."),
     Spec("slides_accepted", "counter", "Slides durably accepted by this gateway.", ("priority",)),
     Spec("slides_finished", "counter", "Slides completed by this worker, by state and reason.", ("state", "reason")),
     Spec(
@@ -44,6 +47,7 @@ SPECS = (
     Spec("infer_in_flight", "gauge", "Inference requests that run and wait in this worker."),
     Spec("infer_dropped", "counter", "Inference requests not run: exhausted, cancelled, deadline.", ("cause",)),
     Spec("leases", "gauge", "Slides leased by this worker now."),
+    Spec("sandbox_missing", "gauge", "1 where the kernel lacks this protection of child processes.", ("protection",)),
     Spec("children", "gauge", "Child processes of this worker that are ready."),
     Spec("child_restarts", "counter", "Child processes that died and were replaced."),
     Spec("models_loaded", "gauge", "Model versions loaded by this worker."),
@@ -60,10 +64,19 @@ SPECS = (
     Spec("queue_contact", "gauge", "1 while Redis answers, else 0."),
     Spec("reconcile_repairs", "counter", "Slides put back into the queue by the reconciler, by cause.", ("cause",)),
     Spec("batches_finished", "counter", "Batches brought into a terminal state by this gateway.", ("state",)),
+    Spec("audit_records", "gauge", "Number of the last audit record that this process knows."),
+    Spec("purged", "counter", "Records purged at the end of their retention, by kind.", ("kind",)),
     Spec("upload_bytes", "counter", "Bytes received in uploads."),
     Spec("optimizations_finished", "counter", "Optimizations that ended, by state.", ("state",)),
     Spec("optimization_stage_seconds", "histogram", "Time of an optimization in a stage.", ("stage",)),
     Spec("optimization_trials", "counter", "Trials of optimizations, by the state that they reached.", ("state",)),
+    Spec(
+        "certificate_expires_seconds",
+        "gauge",
+        "Time until a TLS certificate in use ends: service, client_ca, ca, client.",
+        ("certificate",),
+    ),
+    Spec("certificate_refused", "gauge", "1 while changed TLS files cannot be used and those before serve on, else 0."),
 )
 
 
@@ -80,7 +93,7 @@ class Metrics:
         self._histograms: dict[str, Histogram] = {}
         # A metric with its labels is looked up once: prometheus_client takes longer for that than for counting.
         self._labelled: dict[tuple[object, ...], Any] = {}
-        self._servers: list[WSGIServer] = []
+        self._servers: list[HttpServer] = []
         for spec in SPECS:
             name = f"gramserve_{spec.name}"
             if spec.kind == "counter":
@@ -113,15 +126,16 @@ class Metrics:
             found = self._labelled[key] = metric.labels(**labels) if labels else metric
         return found
 
-    def serve(self, host: str, port: int) -> int:
-        """Show the metrics at http://host:port/metrics from a thread; port 0 takes a free one. Returns the port."""
-        server, _thread = start_http_server(port, addr=host, registry=self.registry)
+    def serve(self, host: str, port: int, *, tls: Tls | None = None) -> int:
+        """Show the metrics at host:port/metrics from a thread, by HTTPS where `tls` serves; port 0 takes a free one.
+
+        Returns the port. Raises Unsafe for plain text beyond this machine, OSError when the port is taken.
+        """
+        server = HttpServer("the metrics", host, port, make_wsgi_app(self.registry), tls)
         self._servers.append(server)
-        return int(server.server_port)
+        return server.port
 
     def close(self) -> None:
         """Stop showing the metrics."""
         while self._servers:
-            server = self._servers.pop()
-            server.shutdown()
-            server.server_close()
+            self._servers.pop().close()

@@ -52,6 +52,81 @@ class SharedSettings(BaseSettings):
         validation_alias="GRAMSERVE_LEASE_S",
         description="How long a worker may keep a slide without renewing, seconds. The same for all services.",
     )
+    tls_cert_file: str = Field(
+        default="",
+        validation_alias="GRAMSERVE_TLS_CERT_FILE",
+        description="PEM file with the certificate of this service, then its issuers; every listener speaks TLS then.",
+    )
+    tls_key_file: str = Field(
+        default="",
+        validation_alias="GRAMSERVE_TLS_KEY_FILE",
+        description="PEM file with the key of that certificate, not encrypted, not readable by others.",
+    )
+    tls_client_ca_file: str = Field(
+        default="",
+        validation_alias="GRAMSERVE_TLS_CLIENT_CA_FILE",
+        description="PEM file with the CA of the callers; with it, every caller must show a certificate.",
+    )
+    tls_ca_file: str = Field(
+        default="",
+        validation_alias="GRAMSERVE_TLS_CA_FILE",
+        description="PEM file with the CA of Redis (rediss://); empty means the CAs of the system.",
+    )
+    allow_plaintext: bool = Field(
+        default=False,
+        validation_alias="GRAMSERVE_ALLOW_PLAINTEXT",
+        description="Listen and reach Redis without TLS beyond the loopback; only where the network itself is safe.",
+    )
+    access_file: str = Field(
+        default="",
+        validation_alias="GRAMSERVE_ACCESS_FILE",
+        description="YAML file that says who may call what (docs/security.md); empty: everybody, on the loopback only.",
+    )
+    allow_anonymous: bool = Field(
+        default=False,
+        validation_alias="GRAMSERVE_ALLOW_ANONYMOUS",
+        description="Without an access file: let everybody call who reaches the address, other machines too.",
+    )
+    four_eyes: bool = Field(
+        default=True,
+        validation_alias="GRAMSERVE_FOUR_EYES",
+        description="With an access file: who published a model version may not promote it.",
+    )
+    max_calls: int = Field(
+        default=2000,
+        ge=0,
+        validation_alias="GRAMSERVE_MAX_CALLS",
+        description="Calls that a service answers at once, of all callers; 0 is no limit. Watches count apart.",
+    )
+    max_calls_per_caller: int = Field(
+        default=500,
+        ge=0,
+        validation_alias="GRAMSERVE_MAX_CALLS_PER_CALLER",
+        description="Calls that a service answers at once of one principal, or else of one address; 0 is no limit.",
+    )
+    max_watches: int = Field(
+        default=1000,
+        ge=0,
+        validation_alias="GRAMSERVE_MAX_WATCHES",
+        description="Streams of answers (watches, inference) that a service keeps open at once; 0 is no limit.",
+    )
+    max_watches_per_caller: int = Field(
+        default=250,
+        ge=0,
+        validation_alias="GRAMSERVE_MAX_WATCHES_PER_CALLER",
+        description="Streams of answers of one principal, or else of one address; 0 is no limit.",
+    )
+    stream_idle_s: float = Field(
+        default=60.0,
+        ge=0,
+        validation_alias="GRAMSERVE_STREAM_IDLE_S",
+        description="How long an upload may bring nothing, seconds, and a second more for each KiB; 0 is for ever.",
+    )
+    trusted_keys_file: str = Field(
+        default="",
+        validation_alias="GRAMSERVE_TRUSTED_KEYS_FILE",
+        description="Public keys in PEM; what none of them signed is neither promoted nor loaded. Empty: no check.",
+    )
     log_level: str = Field(
         default="INFO",
         pattern="^(DEBUG|INFO|WARNING|ERROR)$",

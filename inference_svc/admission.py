@@ -146,6 +146,11 @@ class Admission:
                 raise self._failure(ending)
             case Crashed(cause):
                 raise GramserveError(Reason.WORKER_CRASHED, f"The request ended the process that ran it ({cause}).")
+            case TimedOut(limit_s, cpu=True):
+                raise GramserveError(
+                    Reason.CPU_TIME_EXCEEDED,
+                    f"The request used more than the {limit_s:g} s of CPU time that one may use.",
+                )
             case TimedOut(limit_s):
                 raise GramserveError(
                     Reason.SLIDE_TIMEOUT, f"The request took longer than the {limit_s:g} s that one may take."

@@ -11,15 +11,21 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from gramserve import log
+from gramserve import log, sandbox
+from gramserve.access.opening import open_access
 from gramserve.errors import GramserveError, Reason, Unavailable, Unsafe
 from gramserve.metrics import Metrics
 from gramserve.queue import Queue, connect
+from gramserve.rpc.limits import call_limits
 from gramserve.rpc.server import RpcServer
+from gramserve.store.audit import AuditLog
+from gramserve.store.audit_refusals import Refusals
 from gramserve.store.batches import BatchStore
 from gramserve.store.objects import open_store
 from gramserve.store.registry import Registry
 from gramserve.store.shadows import Shadows
+from gramserve.store.signing import read_trusted
+from gramserve.tls.service import Tls
 from inference_svc.admission import Admission
 from inference_svc.background import keep_running
 from inference_svc.children import Children
@@ -66,6 +72,7 @@ class App:
     ) -> None:
         self._settings = settings
         self.metrics = metrics or Metrics()
+        access = open_access(settings, settings.listen, self.metrics)
         self.worker_id = settings.worker_id or f"{socket.gethostname()[:40]}-{os.getpid()}-{new_id()}"
         self.port = 0
         self.metrics_port = 0
@@ -75,11 +82,12 @@ class App:
         self._tasks: list[asyncio.Task[None]] = []
         self._consuming: asyncio.Task[None] | None = None
 
+        self._tls = Tls.of(settings)
         # Two clients: nothing slow on the one may hold up a renewal on the other.
         timeout_s = min(2.0, max(0.5, settings.renew_s))
         self._redis, self._renewing_redis = (
-            connect(settings.redis_url),
-            connect(settings.redis_url, timeout_s=timeout_s),
+            connect(settings.redis_url, tls=self._tls),
+            connect(settings.redis_url, timeout_s=timeout_s, tls=self._tls),
         )
         self._queue = Queue(self._redis, LANE, lease_s=settings.lease_s)
         self._renewing_queue = Queue(self._renewing_redis, LANE, lease_s=settings.lease_s)
@@ -101,6 +109,8 @@ class App:
             max_slide_bytes=settings.max_slide_bytes,
             shard_tiles=settings.shard_tiles,
             engine=settings.engine,
+            cpu_s=settings.slide_cpu_s,
+            trusted_keys=read_trusted(settings.trusted_keys_file).decode("ascii", "replace"),
         )
         environment = child_environment(os.environ, settings.max_image_pixels)
         self.children = Children(
@@ -167,7 +177,6 @@ class App:
             drain=self._ended.set,
             clock=clock,
         )
-        registry = Registry(self._objects)
         self._watcher = ModelWatcher(
             registry,
             self.children,
@@ -192,8 +201,16 @@ class App:
             self.children,
             Statistics(wall),
         )
+        self._refusals = Refusals(AuditLog(self._objects))
         self._rpc = RpcServer(
-            settings.listen, register=[servicer.register], names=[SERVICE.full_name], metrics=self.metrics
+            settings.listen,
+            register=[servicer.register],
+            names=[SERVICE.full_name],
+            metrics=self.metrics,
+            tls=self._tls,
+            access=access,
+            limits=call_limits(settings),
+            refused=self._refusals.note,
         )
         self._health = Health(self._can_consume, self._announce)
 
@@ -208,6 +225,7 @@ class App:
         self.port = await self._rpc.start()
         if self._settings.metrics_port >= 0:
             self.metrics_port = self._show_metrics(self._settings.metrics_host, self._settings.metrics_port)
+        sandbox.report(self.metrics)
         self.children.start()
         loops = {
             "renew": self._renewer.run,
@@ -215,6 +233,7 @@ class App:
             "shadow": self._shadow.run,
             "storage": self.storage.watch,
             "health": self._health.watch,
+            "refusals": self._refusals.keep_on,
         }
         self._tasks = [asyncio.create_task(keep_running(name, loop), name=name) for name, loop in loops.items()]
         self._consuming = asyncio.create_task(self._consume(safe=safe), name="consume")
@@ -259,6 +278,7 @@ class App:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._shadow.write()
         await self._rpc.stop(0.5)
+        await self._refusals.finish()
         for queue in (self._queue, self._renewing_queue):
             await queue.aclose()
         for redis in (self._redis, self._renewing_redis):
@@ -267,7 +287,7 @@ class App:
 
     def _show_metrics(self, host: str, port: int) -> int:
         try:
-            return self.metrics.serve(host, port)
+            return self.metrics.serve(host, port, tls=self._tls)
         except OSError:
             message = f"cannot show metrics on {host}:{port}; is the port taken?"
             raise Unsafe(Reason.INVALID_SETTINGS, message) from None

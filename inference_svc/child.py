@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
-import resource
 import signal
 import socket
 import sys
@@ -17,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 
 from gramserve.log import describe
+from inference_svc import sandbox
 from inference_svc.protocol import (
     CannotStart,
     ChildSettings,
@@ -58,11 +58,10 @@ def main(descriptor: int, parent: int) -> int:
     if not isinstance(settings, ChildSettings):
         return 1
     try:
-        resource.setrlimit(resource.RLIMIT_DATA, (settings.memory_bytes, settings.memory_bytes))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would be full of pixels
+        sandbox.enter(settings)
         # Numpy, OpenCV and the engine come in only here, under the limits.
         perform = importlib.import_module("inference_svc.perform")
-        child = Child(wire, _hook(os.environ.get(HOOK, "")))
+        child = Child(wire, _hook(os.environ.get(HOOK, "")), sandbox.CpuTime(settings.cpu_s))
         performer = perform.Performer(settings, wire.send, between=child.between, waiting=child.waiting)
     except Exception as error:
         wire.send(CannotStart(describe(error)))
@@ -76,12 +75,13 @@ class Child:
     """Does what the worker sends, one piece of work after the other, with urgent work in between.
 
     Urgent work is done inside other work, where that offers a good place (`between`), and one level deep: nothing
-    interrupts urgent work. `hook` is called with every slide that begins.
+    interrupts urgent work. `hook` is called with every slide that begins, under its limit of CPU time.
     """
 
-    def __init__(self, wire: Wire, hook: Callable[[RunSlide | RunShadow], None]) -> None:
+    def __init__(self, wire: Wire, hook: Callable[[RunSlide | RunShadow], None], cpu: sandbox.CpuTime) -> None:
         self._wire = wire
         self._hook = hook
+        self._cpu = cpu
         self._inbox = Inbox(wire)
         self._perform: Callable[[Work], FromChild] | None = None
         self._may_interrupt = False
@@ -91,10 +91,11 @@ class Child:
         self._perform = perform
         while (work := self._inbox.next()) is not None:
             self._may_interrupt = not is_urgent(work)
-            self._begin(work)
-            if (following := self._inbox.following()) is not None:
-                expect(following)
-            self._wire.send(perform(work), hold=True)
+            with self._cpu.allowed():
+                self._begin(work)
+                if (following := self._inbox.following()) is not None:
+                    expect(following)
+                self._wire.send(perform(work), hold=True)
 
     def between(self) -> None:
         """Do the urgent work that waits now; called by other work wherever it may be interrupted."""
@@ -102,8 +103,9 @@ class Child:
             return
         self._may_interrupt = False
         while self._perform is not None and (work := self._inbox.next_urgent()) is not None:
-            self._begin(work)
-            self._wire.send(self._perform(work))
+            with self._cpu.allowed():
+                self._begin(work)
+                self._wire.send(self._perform(work))
         self._may_interrupt = True
 
     def waiting(self) -> bool:

@@ -19,6 +19,7 @@ from inference_svc.protocol import (
     Failed,
     Inferred,
     LoadModel,
+    Message,
     Models,
     Ready,
     RunShadow,
@@ -230,35 +231,37 @@ class Children:
             self._log.error("child cannot be started", error=log.describe(error))
             return False
         try:
-            async for message in child.messages(self._limit_s):
-                match message:
-                    case Ready():
-                        self._ready.append(child)
-                        self._count_ready()
-                        self.grew.set()
-                    case CannotStart(detail):
-                        self._log.error("child cannot begin", error=detail)
-                    case Models():
-                        self._count_models()
-                    case EngineChosen(version, engine, tile_s, passed_over):
-                        rounded = {name: round(1000 * seconds, 3) for name, seconds in tile_s.items()}
-                        self._log.info(
-                            "engine chosen", version=version, engine=engine, tile_ms=rounded, passed_over=passed_over
-                        )
-                    case Failed(detail=detail) if detail:
-                        self._log.error("child met an unexpected error", error=detail)
-                    case Started():
-                        continue
-                    case Inferred():  # it took no room from slides: whoever leases them need not look again
-                        self._deal()
-                        self.freed()
-                        continue
-                if child.ready:
-                    self._deal()
-                    self._changed()
+            async for messages in child.messages(self._limit_s):
+                for message in messages:
+                    self._heard(child, message)
+                if not child.ready or all(isinstance(message, Started) for message in messages):
+                    continue
+                self._deal()
+                if any(isinstance(message, Inferred) for message in messages):
+                    self.freed()
+                if not all(isinstance(message, Started | Inferred) for message in messages):
+                    self._changed()  # an inference takes no room from slides: whoever leases them need not look again
         finally:
             await self._bury(child)
         return child.worked
+
+    def _heard(self, child: ChildProcess, message: Message) -> None:
+        match message:
+            case Ready():
+                self._ready.append(child)
+                self._count_ready()
+                self.grew.set()
+            case CannotStart(detail):
+                self._log.error("child cannot begin", error=detail)
+            case Models():
+                self._count_models()
+            case EngineChosen(version, engine, tile_s, passed_over):
+                rounded = {name: round(1000 * seconds, 3) for name, seconds in tile_s.items()}
+                self._log.info(
+                    "engine chosen", version=version, engine=engine, tile_ms=rounded, passed_over=passed_over
+                )
+            case Failed(detail=detail) if detail:
+                self._log.error("child met an unexpected error", error=detail)
 
     async def _bury(self, child: ChildProcess) -> None:
         if child in self._ready:

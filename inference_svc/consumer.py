@@ -15,7 +15,7 @@ from inference_svc.process import URGENT_DEPTH
 from inference_svc.slide import Held, Slide
 from inference_svc.storage import Storage
 
-HELD_PER_CHILD = 16
+HELD_PER_CHILD = 48
 """Running, prefetched, and those whose outcome is being written: no more are held while the store is slow."""
 
 
@@ -58,8 +58,9 @@ class Consumer:
         self._dry = dry
 
     def wake(self) -> None:
-        """Something changed that may allow to lease more."""
-        self._changed.set()
+        """Something changed that may allow to lease more; `run` is told only when it does, which is seldom."""
+        if self._stopping or self._room(urgent=False) or (self._rung and self._room(urgent=True)):
+            self._changed.set()
 
     def stop(self) -> None:
         """Lease nothing more; `run` returns soon."""
@@ -101,11 +102,10 @@ class Consumer:
     def _room(self, *, urgent: bool) -> int:
         if self._stopping or not self._storage.usable or self._held.alone:
             return 0
-        on_their_way = sum(slide.ticket is None for slide in self._held)
         most = HELD_PER_CHILD + URGENT_DEPTH if urgent else HELD_PER_CHILD
         free = most * self._children.count - len(self._held)
         children_take = self._children.urgent_room if urgent else self._children.room
-        return max(0, min(children_take - on_their_way, free))
+        return max(0, min(children_take - self._held.coming, free))
 
     async def _lease(self, room: int, *, stat_only: bool) -> int:
         """Lease at most `room` slides and start them; returns how many, or `room` to be asked again at once.

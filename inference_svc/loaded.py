@@ -14,6 +14,7 @@ from gramserve.runtime.artifact import MODEL, LoadedArtifact, load_artifact
 from gramserve.runtime.choose import Choice, EngineChooser
 from gramserve.store import layout
 from gramserve.store.objects import ObjectMissing
+from gramserve.store.signing import MANIFEST, SIGNATURES, TrustedKeys
 
 FIRST_PAUSE_S = 0.5
 LAST_PAUSE_S = 60.0
@@ -68,6 +69,7 @@ class LoadedModels:
 
     A version that failed is not tried again before a pause, which grows from half a second to a minute: a thousand
     slides that wait for a broken artifact shall not read it a thousand times. `clock` is monotonic, seconds.
+    With `trusted` keys a version that none of them signed is not loaded; nothing but its manifest is read before.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class LoadedModels:
         changed: Callable[[tuple[str, ...], int], None],
         clock: Callable[[], float],
         chooser: EngineChooser | None = None,
+        trusted: TrustedKeys | None = None,
         chosen: Callable[[str, Choice], None] = lambda version, choice: None,
     ) -> None:
         self._objects = objects
@@ -89,6 +92,7 @@ class LoadedModels:
         self._changed = changed
         self._clock = clock
         self._chooser = chooser
+        self._trusted = trusted
         self._chosen = chosen
         self._loaded: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         self._running: Counter[tuple[str, str]] = Counter()
@@ -155,9 +159,11 @@ class LoadedModels:
             raise NotFound(Reason.UNKNOWN_MODEL_VERSION, "This is no name of a model version.")
         folder = layout.version_folder(name[1], int(name[2]))
         try:
-            manifest = self._objects.get_sync(f"{folder}/manifest.json")
+            manifest = self._objects.get_sync(f"{folder}/{MANIFEST}")
         except ObjectMissing:
             raise NotFound(Reason.UNKNOWN_MODEL_VERSION, "This version does not exist.") from None
+        if self._trusted is not None:
+            self._trusted.verify(manifest, self._signatures(folder))
         read: Callable[[str], bytes] = lambda file: self._objects.get_sync(f"{folder}/{file}")  # noqa: E731
         while True:
             self._memory.trim()
@@ -174,6 +180,12 @@ class LoadedModels:
         if artifact.choice is not None and artifact.choice.passed_over:
             self._chosen(version, artifact.choice)
         return _Entry(artifact, max(self._memory.used() - before, artifact.manifest.files[MODEL].bytes))
+
+    def _signatures(self, folder: str) -> bytes | None:
+        try:
+            return self._objects.get_sync(f"{folder}/{SIGNATURES}")
+        except ObjectMissing:
+            return None
 
     def _make_room(self, newest: tuple[str, str]) -> None:
         while self._too_much() and (oldest := self._oldest(newest)) is not None:

@@ -13,6 +13,7 @@ from gramserve.images.open import ReferenceOpener
 from gramserve.log import describe
 from gramserve.runtime.choose import EngineChooser
 from gramserve.store.objects import open_store
+from gramserve.store.signing import TrustedKeys
 from inference_svc.fetching import Fetcher
 from inference_svc.footprint import ProcessMemory
 from inference_svc.infer import infer
@@ -77,6 +78,7 @@ class Performer:
             changed=lambda versions, size: send(Models(versions, size)),
             clock=time.monotonic,
             chooser=EngineChooser(settings.engine),
+            trusted=TrustedKeys.parse(settings.trusted_keys.encode()) if settings.trusted_keys else None,
             chosen=lambda version, choice: send(
                 EngineChosen(version, choice.settings.name, choice.tile_s, choice.passed_over)
             ),
@@ -127,8 +129,10 @@ class Performer:
     def _read_part(self, work: RunSlide) -> Part:
         return self._whole.read(work, self._models.get(work.version, work.digest), between=self._interrupt)
 
-    def _run(self, slide: RunSlide) -> Finished | Divide:
+    def _run(self, slide: RunSlide) -> Finished | Failed | Divide:
         self._whole.close()
+        if (late := _late(slide)) is not None:
+            return late
         began = self._now()
         if (earlier := self._fetcher.earlier(slide)) is not None:
             return Finished(
@@ -190,6 +194,13 @@ class Performer:
             raise SlideFailed(Reason.CANCELLED, "Other work came before the shadow.", retryable=True)
 
     def _infer(self, work: Infer) -> Inferred | Failed:
-        if work.deadline_s is not None and time.monotonic() > work.deadline_s:
-            return Failed(work.id, Reason.DEADLINE_PASSED, "The deadline passed before it began.", retryable=False)
+        if (late := _late(work)) is not None:
+            return late
         return infer(work, self._models.get(work.version, work.digest), self._limits, clock=self._clock)
+
+
+def _late(work: RunSlide | Infer) -> Failed | None:
+    """The end of work whose deadline passed before it began; None when there is time."""
+    if work.deadline_s is None or time.monotonic() <= work.deadline_s:
+        return None
+    return Failed(work.id, Reason.DEADLINE_PASSED, "The deadline passed before it began.", retryable=False)

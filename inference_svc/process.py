@@ -11,9 +11,9 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
-from gramserve.errors import GramserveError
 from inference_svc import protocol
 from inference_svc.depth import Depth
+from inference_svc.frames import Frames
 from inference_svc.protocol import (
     CannotStart,
     ChildSettings,
@@ -22,10 +22,10 @@ from inference_svc.protocol import (
     Failed,
     Finished,
     Forget,
-    FromChild,
     Infer,
     Inferred,
     Loaded,
+    Message,
     Models,
     Part,
     Ready,
@@ -41,30 +41,34 @@ URGENT_DEPTH = 1
 SEND_BYTES = 2**20
 """What the kernel shall hold for a child: a frame that waits there, tiles included, need not be sent in pieces."""
 
+REST_S = 0.008
+"""How long a child with plenty of quick slides is not listened to."""
+
 START_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 2.0
 
 # Children run one slide each on one core: threads of libraries would only take cores from each other.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
-# A child that decodes hostile files needs no way to the queue.
-_NOT_FOR_CHILDREN = ("GRAMSERVE_REDIS_URL",)
+# A child that decodes hostile files needs no way to the queue, and no PIN of a key that others sign with.
+_NOT_FOR_CHILDREN = ("GRAMSERVE_REDIS_URL", "GRAMSERVE_OPTIMIZER_SIGNING_KEY")
 
 
 def child_environment(environ: Mapping[str, str], max_image_pixels: int) -> dict[str, str]:
-    """The environment of a child: ours without the queue, with one thread for each library."""
+    """The environment of a child: ours without the queue and the signing key, with one thread for each library."""
     kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_CHILDREN}
     # OpenCV reads its own limit when it is imported, and it must not be lower than ours.
     return kept | dict.fromkeys(_ONE_THREAD, "1") | {"OPENCV_IO_MAX_IMAGE_PIXELS": str(max_image_pixels)}
 
 
 class ChildProcess:
-    """A running child. `pending` has its work by wire id, in the order in which it was given; urgent work overtakes."""
+    """A running child. `pending` has its work by wire id, in the order in which it was given; urgent work overtakes.
+
+    `slides`, `infers` and `urgent` count the slides, the inference requests and the urgent work in it.
+    """
 
     _ids = itertools.count(1)
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, frames: Frames) -> None:
         self.pid = process.pid
         self.ready = False
         self.worked = False
@@ -73,13 +77,16 @@ class ChildProcess:
         self.offered: set[str] = set()
         self.pending: dict[int, Ticket] = {}
         self.depth = Depth()
+        self.slides = 0
+        self.urgent = 0
+        self.infers = 0
         self._process = process
-        self._reader = reader
-        self._writer = writer
+        self._frames = frames
         self._running = Running()
         self._unsent: list[bytes] = []
         self._limit: asyncio.TimerHandle | None = None
         self._timed_out: int | None = None
+        self._cpu_s = 0.0
 
     @classmethod
     async def spawn(cls, settings: ChildSettings, environment: Mapping[str, str]) -> ChildProcess:
@@ -98,13 +105,14 @@ class ChildProcess:
                     stderr=asyncio.subprocess.DEVNULL,
                     env=environment,
                 )
-            reader, writer = await asyncio.open_connection(sock=ours)
+            _, frames = await asyncio.get_running_loop().create_connection(Frames, sock=ours)
         except BaseException:
             ours.close()
             if process is not None:
                 process.kill()
             raise
-        child = cls(process, reader, writer)
+        child = cls(process, frames)
+        child._cpu_s = settings.cpu_s
         child._send(settings)
         return child
 
@@ -116,18 +124,7 @@ class ChildProcess:
     @property
     def urgent_room(self) -> int:
         """How many more slides it takes when they are urgent."""
-        slides = sum(isinstance(ticket.work, RunSlide) for ticket in self.pending.values())
-        return max(0, self.depth.slides + URGENT_DEPTH - slides) if self.ready else 0
-
-    @property
-    def urgent(self) -> int:
-        """How many pieces of urgent work it has."""
-        return sum(ticket.urgent for ticket in self.pending.values())
-
-    @property
-    def infers(self) -> int:
-        """How many inference requests it has."""
-        return sum(isinstance(ticket.work, Infer) for ticket in self.pending.values())
+        return max(0, self.depth.slides + URGENT_DEPTH - self.slides) if self.ready else 0
 
     @property
     def idle(self) -> bool:
@@ -144,77 +141,102 @@ class ChildProcess:
         """Hand work over; how it ends is told through the ticket."""
         number = next(self._ids)
         self.pending[number] = ticket
+        self._count(ticket, 1)
+        if ticket.urgent:
+            self._frames.resume()
         self._send(replace(ticket.work, id=number))
 
     def take_back(self, ticket: Ticket) -> bool:
         """Withdraw work that was not begun; False when it is not here or was begun."""
         for number, pending in self.pending.items():
             if pending is ticket and not ticket.started:
-                del self.pending[number]
+                self._drop(number)
                 self._send(Forget(number))
                 return True
         return False
 
-    async def messages(self, limit_s: float) -> AsyncIterator[FromChild]:
-        """What the child says until it is gone, with tickets already ended; `limit_s` is for one piece of work."""
+    async def messages(self, limit_s: float) -> AsyncIterator[list[Message]]:
+        """What the child says until it is gone, some at a time, with tickets already ended.
+
+        `limit_s` is for one piece of work.
+        """
         loop = asyncio.get_running_loop()
         self._limit = loop.call_later(START_TIMEOUT_S, self.kill)
-        while True:
-            try:
-                message = await protocol.read(self._reader)
-            except (GramserveError, protocol.BrokenProtocol):
+        while (messages := await self._frames.some()) is not None:
+            if not all(self._hear(message, limit_s, loop.time()) for message in messages):
                 self.kill()
                 return
-            match message:
-                case None:
-                    return
-                case Ready():
-                    self.ready = True
-                    self._watch()
-                case Started(number):
-                    self._running.begin(number, limit_s, loop.time())
-                    self._watch()
-                    if (ticket := self.pending.get(number)) is not None:
-                        ticket.started = True
-                case (
-                    Finished(number)
-                    | Inferred(number)
-                    | Loaded(number)
-                    | Failed(number)
-                    | Divide(number)
-                    | Part(number)
-                ):
-                    if not self._running.end(number, loop.time()):
-                        self.kill()
-                        return
-                    self._watch()
-                    self.worked = True
-                    self._end(number, message)
-                case Models(versions, size):
-                    self.models = frozenset(versions)
-                    self.models_bytes = size
-                case CannotStart() | EngineChosen():
-                    pass
-                case _:
-                    self.kill()
-                    return
-            yield message
+            self._watch()
+            self._rest()
+            yield messages
+        if self._frames.broken:
+            self.kill()
+
+    def _hear(self, message: Message, limit_s: float, now_s: float) -> bool:
+        """Take a message in; False for one that no child sends then."""
+        match message:
+            case Ready():
+                self.ready = True
+                self._unwatch()
+            case Started(number):
+                self._running.begin(number, limit_s, now_s)
+                if (ticket := self.pending.get(number)) is not None:
+                    ticket.started = True
+            case Finished(number) | Inferred(number) | Loaded(number) | Failed(number) | Divide(number) | Part(number):
+                if not self._running.end(number, now_s):
+                    return False
+                self.worked = True
+                self._end(number, message)
+            case Models(versions, size):
+                self.models = frozenset(versions)
+                self.models_bytes = size
+            case CannotStart() | EngineChosen():
+                pass
+            case _:
+                return False
+        return True
 
     def _end(self, number: int, message: Finished | Inferred | Loaded | Failed | Divide | Part) -> None:
         if isinstance(message, Finished):
             self.depth.seen(sum(message.stages.values()))
-        if (ticket := self.pending.pop(number, None)) is not None:
+        if (ticket := self._drop(number)) is not None:
             ticket.end(message)
+
+    def _drop(self, number: int) -> Ticket | None:
+        if (ticket := self.pending.pop(number, None)) is not None:
+            self._count(ticket, -1)
+        return ticket
+
+    def _count(self, ticket: Ticket, change: int) -> None:
+        self.slides += change * isinstance(ticket.work, RunSlide)
+        self.infers += change * isinstance(ticket.work, Infer)
+        self.urgent += change * ticket.urgent
+
+    def _rest(self) -> None:
+        """Leave the child alone for a moment while it has plenty of quick slides: several ends then come together."""
+        if not self.urgent and self.depth.lasts(self.slides - 1) > 2 * REST_S:
+            self._frames.pause(REST_S)
 
     def _watch(self) -> None:
         """Kill the child when the work that runs now has used up its time."""
+        due_s = self._running.due_s
+        if due_s is None:
+            self._unwatch()
+        elif self._limit is None or self._limit.when() > due_s:
+            # One that comes too early is set again then: a new one for each slide would cost more.
+            self._unwatch()
+            self._limit = asyncio.get_running_loop().call_at(due_s, self._out_of_time)
+
+    def _unwatch(self) -> None:
         if self._limit is not None:
             self._limit.cancel()
             self._limit = None
-        if self._running.due_s is not None:
-            self._limit = asyncio.get_running_loop().call_at(self._running.due_s, self._out_of_time)
 
     def _out_of_time(self) -> None:
+        self._limit = None
+        if self._running.due_s is not None and self._running.due_s > asyncio.get_running_loop().time():
+            self._watch()
+            return
         # What the child said before it dies is still to be read: that may not move the blame to other work.
         self._timed_out = self._running.current
         self.kill()
@@ -230,9 +252,8 @@ class ChildProcess:
         Only what was running is charged with the death; all else is Withdrawn, work that was interrupted too.
         """
         self.ready = False
-        if self._limit is not None:
-            self._limit.cancel()
-        self._writer.close()
+        self._unwatch()
+        self._frames.close()
         try:
             async with asyncio.timeout(END_TIMEOUT_S):
                 await self._process.wait()
@@ -244,6 +265,8 @@ class ChildProcess:
         for number, ticket in self.pending.items():
             if number == self._timed_out:
                 ticket.end(TimedOut(limit_s))
+            elif number == self._running.current and -status == signal.SIGXCPU:
+                ticket.end(TimedOut(self._cpu_s, cpu=True))
             elif number == self._running.current and self._timed_out is None:
                 ticket.end(Crashed(cause))
             else:
@@ -261,5 +284,4 @@ class ChildProcess:
         # Frames are small and at most a few wait: the transport's buffer needs no flow control. A dead child shows as
         # the end of its messages.
         frames, self._unsent = b"".join(self._unsent), []
-        if not self._writer.is_closing():
-            self._writer.write(frames)
+        self._frames.write(frames)

@@ -5,11 +5,11 @@ A frame is two lengths and a kind, then JSON, then perhaps bytes as they are: th
 
 from __future__ import annotations
 
-import asyncio
 import select
 import socket
 import struct
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias, cast
 
@@ -20,6 +20,7 @@ MAX_FRAME_BYTES = 32 * 2**20
 MAX_BLOB_BYTES = 128 * 2**20
 _HEAD = struct.Struct(">IIB")  # bytes of the JSON that follows, bytes of the blob behind it, kind of the message
 _LENGTH = struct.Struct(">I")
+_RECEIVE_BYTES = 2**16
 
 
 class BrokenProtocol(Exception):
@@ -31,7 +32,8 @@ class ChildSettings:
     """The first message to a child: all it needs to know. Sizes in bytes and pixels.
 
     At most `models` versions are kept loaded, in at most `models_bytes`. A whole slide of more than `shard_tiles` tiles
-    is divided.
+    is divided. One piece of work may take `cpu_s` seconds of CPU time.
+    `trusted_keys` are those of GRAMSERVE_TRUSTED_KEYS_FILE, in PEM; "" asks for no signature.
     """
 
     store_url: str
@@ -45,6 +47,8 @@ class ChildSettings:
     max_slide_bytes: int = 0
     shard_tiles: int = 1024
     engine: str = "auto"
+    cpu_s: float = 300.0
+    trusted_keys: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,8 @@ class RunSlide:
 
     Of a whole slide that was divided into `shards` parts only part `shard` (from 0), as `Divide.blob` says. `urgent`
     work overtakes what waits, and interrupts what runs between two batches of its tiles. `reuse` is where the call of
-    the same pixels would be, see `gramserve.store.reuse`; "" to run it in any case.
+    the same pixels would be, see `gramserve.store.reuse`; "" to run it in any case. It is not begun after `deadline_s`
+    (None: whenever), by the monotonic clock, which all processes of a machine share (I12).
     """
 
     id: int
@@ -66,6 +71,7 @@ class RunSlide:
     shard: int = 0
     shards: int = 0
     reuse: str = ""
+    deadline_s: float | None = None
     blob: bytes = b""
 
 
@@ -262,6 +268,7 @@ _KINDS: tuple[type[Message], ...] = (
 )
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _BLOB = "blob"
+_WITH_BLOB = frozenset(kind for kind in _KINDS if _BLOB in {f.name for f in fields(kind)})
 _FIELDS = {kind: tuple(f.name for f in fields(kind) if f.name != _BLOB) for kind in _KINDS}
 
 
@@ -280,6 +287,8 @@ def pack(message: Message) -> bytes:
 def _unpack_head(head: bytes) -> tuple[int, int, type[Message]]:
     length, blob, number = _HEAD.unpack(head)
     if length > MAX_FRAME_BYTES or blob > MAX_BLOB_BYTES or number >= len(_KINDS):
+        raise BrokenProtocol
+    if blob and _KINDS[number] not in _WITH_BLOB:
         raise BrokenProtocol
     return length, blob, _KINDS[number]
 
@@ -304,14 +313,31 @@ def split_blobs(blob: bytes) -> list[bytes]:
     return blobs
 
 
-async def read(reader: asyncio.StreamReader) -> Message | None:
-    """The next message; None when the other side is gone. Raises BrokenProtocol and RecordCorrupt."""
-    try:
-        length, blob, kind = _unpack_head(await reader.readexactly(_HEAD.size))
-        body = await reader.readexactly(length)
-        return _unpack(kind, body, await reader.readexactly(blob) if blob else b"")
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
+class Parser:
+    """Bytes in, the messages that are whole now out; `lacks` bytes at least are needed for the next one."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self.lacks = _HEAD.size
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """The messages that end in `data`, in order. Raises BrokenProtocol and RecordCorrupt where no message is."""
+        self._pieces.append(data)
+        self.lacks -= len(data)
+        if self.lacks > 0:  # a large message is put together once, when all of it is there
+            return
+        data, at = b"".join(self._pieces), 0
+        while True:
+            body = at + _HEAD.size
+            if (lacks := body - len(data)) > 0:
+                break
+            length, size, kind = _unpack_head(data[at:body])
+            blob, end = body + length, body + length + size
+            if (lacks := end - len(data)) > 0:
+                break
+            yield _unpack(kind, data[body:blob], data[blob:end])
+            at = end
+        self._pieces, self.lacks = [data[at:]], lacks
 
 
 class Wire:
@@ -321,6 +347,8 @@ class Wire:
         self._socket = connection
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
+        self._parser = Parser()
+        self._received: deque[Message] = deque()
         self._held = b""
 
     def send(self, message: Message, *, hold: bool = False) -> None:
@@ -333,34 +361,24 @@ class Wire:
             self._flush()
 
     def receive(self) -> Message | None:
-        """Waits for the next message; None when the worker is gone."""
+        """Waits for the next message; None when the worker is gone. Raises BrokenProtocol and RecordCorrupt."""
         if self._held and not self.waiting():
             self._flush()
-        head = self._exactly(_HEAD.size)
-        if head is None:
-            return None
-        length, size, kind = _unpack_head(head)
-        body = self._exactly(length)
-        blob = self._exactly(size)
-        return None if body is None or blob is None else _unpack(kind, body, blob)
+        while not self._received:
+            try:
+                # Several messages that wait are received together; of a large one just what it lacks, in few pieces.
+                data = self._socket.recv(max(_RECEIVE_BYTES, self._parser.lacks))
+            except ConnectionError:
+                return None
+            if not data:
+                return None
+            self._received.extend(self._parser.feed(data))
+        return self._received.popleft()
 
     def waiting(self) -> bool:
-        """True when `receive` would not have to wait."""
-        return bool(self._poll.poll(0))
+        """True when `receive` would not have to wait, or not for long."""
+        return bool(self._received) or bool(self._poll.poll(0))
 
     def _flush(self) -> None:
         held, self._held = self._held, b""
         self._socket.sendall(held)
-
-    def _exactly(self, size: int) -> bytes | None:
-        parts = []
-        while size:
-            try:
-                part = self._socket.recv(size)
-            except ConnectionError:
-                return None
-            if not part:
-                return None
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)

@@ -14,8 +14,8 @@ from inference_svc.background import wait_for_either
 from inference_svc.slide import Slide
 from inference_svc.storage import Storage
 
-MOST_TOGETHER = 16
-GATHER_S = 0.025
+MOST_TOGETHER = 64
+GATHER_S = 0.04
 """How long an outcome waits for others while more slides run: what a commit costs is then paid by many."""
 
 STORE_PAUSE_S = 0.5

@@ -11,7 +11,7 @@ from gramserve.errors import GramserveError, NotFound, Reason
 from gramserve.metrics import Metrics
 from gramserve.queue import Queue
 from gramserve.store.batches import BatchStore
-from gramserve.store.records import ErrorRecord, OutcomeRecord, SlideRecord, SlideState
+from gramserve.store.records import BatchRecord, ErrorRecord, OutcomeRecord, SlideRecord, SlideState
 from gramserve.store.reuse import reuse_key
 from inference_svc.children import Children
 from inference_svc.completer import Completer
@@ -105,9 +105,10 @@ class Runner:
         if record is None:
             await self._fail(slide, Reason.REFERENCE_NOT_FOUND, "The slide is not in its batch's manifest.", began_s)
             return
-        reuse = await self._reuse_key(slide, record)
+        batch = await self._in_store(slide, lambda: self._store.get_batch(slide.laboratory, slide.batch))
         if slide.gone():
             return
+        reuse = self._reuse_key(slide, record, batch)
         lease = slide.lease
         work = RunSlide(
             0,
@@ -118,6 +119,7 @@ class Runner:
             specimen_type=record.specimen_type,
             urgent=lease.stat,
             reuse=reuse,
+            deadline_s=slide.begins_before_s(batch.deliver_by if batch is not None else None),
         )
         slide.ticket = self._children.run(work)
         ending = await slide.ticket.ending
@@ -133,6 +135,9 @@ class Runner:
                 await self._failed(slide, ending, began_s)
             case Crashed(cause):
                 await self._crashed(slide, cause, began_s)
+            case TimedOut(limit_s, cpu=True):
+                message = f"The slide used more than the {limit_s:g} s of CPU time that one may use."
+                await self._try_again(slide, Reason.CPU_TIME_EXCEEDED, message, began_s)
             case TimedOut(limit_s):
                 message = f"The slide took longer than the {limit_s:g} s that one may take."
                 await self._try_again(slide, Reason.SLIDE_TIMEOUT, message, began_s)
@@ -145,12 +150,9 @@ class Runner:
         except NotFound:
             return None
 
-    async def _reuse_key(self, slide: Slide, record: SlideRecord) -> str:
+    def _reuse_key(self, slide: Slide, record: SlideRecord, batch: BatchRecord | None) -> str:
         """The name under which a call of the same pixels would be kept; "" where it must not be used."""
-        if not self._reuse_results:
-            return ""
-        batch = await self._in_store(slide, lambda: self._store.get_batch(slide.laboratory, slide.batch))
-        if batch is None or not batch.reuse_results:
+        if not self._reuse_results or batch is None or not batch.reuse_results:
             return ""
         return reuse_key(slide.lease.digest, record.images, record.specimen_type)
 
@@ -177,7 +179,10 @@ class Runner:
         reason = Reason(ending.reason)
         if ending.cause:
             self._metrics.count("model_load_failures", reason=ending.cause)
-        if reason in _MAYBE_THE_STORE and not await self._storage.check():
+        if reason is Reason.DEADLINE_PASSED:
+            # It had not begun, so it has not failed: given back in a batch whose time is over it becomes EXPIRED (I12).
+            await self.give_back(slide)
+        elif reason in _MAYBE_THE_STORE and not await self._storage.check():
             # The store is away for everybody: that is not the fault of this slide.
             await self.give_back(slide)
         elif ending.retryable:

@@ -36,7 +36,8 @@ class WorkerSettings(SharedSettings):
         default=0, ge=0, le=1024, description="Child processes; 0 is one for each CPU that this process may use."
     )
     allowed_roots: CommaSeparated = Field(
-        default=(), description="Folders from which images may be read by reference; empty allows uploads only."
+        default=(),
+        description="Folders whose images may be named by reference, {laboratory} in one for its own; empty: none.",
     )
     max_image_bytes: int = Field(default=256 * 2**20, ge=1, description="Largest encoded image, bytes.")
     max_image_pixels: int = Field(default=64_000_000, ge=1, description="Largest image, width x height in pixels.")
@@ -55,6 +56,11 @@ class WorkerSettings(SharedSettings):
     )
     slide_timeout_s: float = Field(
         default=300.0, gt=0, description="How long one slide, or one load of a model, may run in a child, seconds."
+    )
+    slide_cpu_s: float = Field(
+        default=300.0,
+        ge=1,
+        description="CPU time that one slide, or one load of a model, may use in a child, seconds; rounded up.",
     )
     child_memory_bytes: int = Field(
         default=3 * 2**30,

@@ -13,14 +13,15 @@ class Slide:
 
     `deadline_s` is a reading of the worker's own monotonic clock, counted from before the call that took or renewed
     the lease: up to then nobody else can have got the slide. Past it nothing may be written (I5) until a renewal proves
-    that the lease is still ours.
+    that the lease is still ours. `leased_s` is that clock before the call that took it.
     """
 
-    __slots__ = ("_gone", "deadline_s", "lease", "ticket")
+    __slots__ = ("_gone", "deadline_s", "lease", "leased_s", "ticket")
 
     def __init__(self, lease: Lease, deadline_s: float) -> None:
         self.lease = lease
         self.deadline_s = deadline_s
+        self.leased_s = deadline_s - lease.expires_s
         self._gone = False
         self.ticket: Ticket | None = None
 
@@ -38,6 +39,10 @@ class Slide:
     def attempts(self) -> int:
         """Deliveries of the slide, this one included."""
         return self.lease.attempts + self.lease.crashes + 1
+
+    def begins_before_s(self, due_s: float | None) -> float | None:
+        """The reading of our clock when it is `due_s` (unix seconds) for the server; None stays None."""
+        return None if due_s is None else self.leased_s + due_s - self.lease.granted_s
 
     def lose(self) -> None:
         """The lease is not ours any more, for good."""
@@ -57,17 +62,19 @@ class Held:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._slides: dict[str, Slide] = {}
+        self._coming: dict[str, Slide] = {}
         self._alone = 0
         self._changed = changed
 
     def add(self, slide: Slide) -> None:
         """Take a slide in."""
-        self._slides[slide.lease.token] = slide
+        self._slides[slide.lease.token] = self._coming[slide.lease.token] = slide
         self._alone += slide.lease.alone
 
     def remove(self, slide: Slide) -> None:
         """The slide ended, was given back or was lost."""
         if self._slides.pop(slide.lease.token, None) is not None:
+            self._coming.pop(slide.lease.token, None)
             self._alone -= slide.lease.alone
             self._changed()
 
@@ -75,6 +82,13 @@ class Held:
     def alone(self) -> bool:
         """True while a slide that crashed before is here: nothing may run beside it."""
         return self._alone > 0
+
+    @property
+    def coming(self) -> int:
+        """How many are on their way to the children."""
+        if self._coming:
+            self._coming = {token: slide for token, slide in self._coming.items() if slide.ticket is None}
+        return len(self._coming)
 
     def __len__(self) -> int:
         return len(self._slides)

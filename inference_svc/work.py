@@ -18,9 +18,10 @@ class Crashed:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """The work took longer than it may, and its child was killed."""
+    """The work took longer than it may, and its child was killed. `cpu`: it is CPU time that was used up."""
 
     limit_s: float
+    cpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)

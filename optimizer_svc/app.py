@@ -11,14 +11,20 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from gramserve import log
+from gramserve import log, sandbox
+from gramserve.access.opening import open_access
 from gramserve.errors import Reason, Unsafe
 from gramserve.metrics import Metrics
 from gramserve.queue import Queue, connect
+from gramserve.rpc.limits import call_limits
 from gramserve.rpc.server import RpcServer
+from gramserve.store.audit import AuditLog
+from gramserve.store.audit_refusals import Refusals
 from gramserve.store.objects import open_store
 from gramserve.store.registry import Registry
+from gramserve.store.signing import load_signer, load_trusted
 from gramserve.store.uploads import Uploads
+from gramserve.tls.service import Tls
 from gramserve.v1 import optimizer_service_pb2_grpc
 from optimizer_svc.consumer import Consumer
 from optimizer_svc.ending import Ending
@@ -48,6 +54,8 @@ class App:
         self.metrics = Metrics()
         self.port = 0
         self._loops: list[asyncio.Task[None]] = []
+        self._refusals: Refusals | None = None
+        self._recording: asyncio.Task[None] | None = None
         self._redis: Redis | None = None
         self._queue: Queue | None = None
         self._server: RpcServer | None = None
@@ -63,14 +71,20 @@ class App:
 
     async def _start(self) -> int:
         settings = self._settings
+        access = open_access(settings, settings.listen, self.metrics)
         objects = open_store(settings.store_url)
         await objects.probe()
         work_folder = await asyncio.to_thread(_made, settings.work_folder)
-        self._redis = connect(settings.redis_url)
+        tls = Tls.of(settings)
+        self._redis = connect(settings.redis_url, tls=tls)
         queue = self._queue = Queue(self._redis, LANE, lease_s=settings.lease_s)
         await queue.check_safe(allow_volatile=settings.allow_volatile_redis)
 
-        registry, optimizations = Registry(objects), Optimizations(objects)
+        signer = load_signer(settings.signing_key) if settings.signing_key else None
+        registry = Registry(objects, signer=signer, trusted=load_trusted(settings.trusted_keys_file))
+        audit = AuditLog(objects, on_head=lambda number, _: self.metrics.set("audit_records", number))
+        refusals, optimizations = Refusals(audit), Optimizations(objects)
+        self._refusals = refusals
         sources = Sources(objects, allowed_roots=[Path(root) for root in settings.allowed_roots])
         ending = Ending(queue, self._worker, optimizations, self.metrics, work_folder=work_folder, clock=time.time)
         schedule = Schedule(queue, optimizations, ending, self.metrics)
@@ -84,19 +98,25 @@ class App:
             self.metrics,
             max_budget_minutes=settings.max_budget_minutes,
             poll_s=settings.poll_s,
+            four_eyes=access is not None and settings.four_eyes,
+            audit=audit,
         )
         server = self._server = RpcServer(
             settings.listen,
             register=[lambda s: optimizer_service_pb2_grpc.add_OptimizerServiceServicer_to_server(servicer, s)],
             names=[SERVICE],
             metrics=self.metrics,
+            tls=tls,
+            access=access,
+            limits=call_limits(settings),
+            refused=refusals.note,
         )
         jobs = Jobs(
             queue,
             self._worker,
             optimizations=optimizations,
             sources=sources,
-            publisher=Publisher(registry, optimizations),
+            publisher=Publisher(registry, optimizations, audit),
             ending=ending,
             metrics=self.metrics,
             settings=JobSettings(
@@ -119,9 +139,11 @@ class App:
             poll_s=settings.poll_s,
             reconcile_s=settings.reconcile_s,
         )
+        sandbox.report(self.metrics)
         self.port = await server.start()
         if settings.metrics_port >= 0:
-            _serve_metrics(self.metrics, settings.metrics_host, settings.metrics_port)
+            _serve_metrics(self.metrics, settings.metrics_host, settings.metrics_port, tls)
+        self._recording = asyncio.create_task(refusals.keep_on())
         self._loops = [asyncio.create_task(consumer.consume()), asyncio.create_task(consumer.tidy())]
         await server.set_serving(True)
         self.metrics.set("queue_contact", 1)
@@ -137,6 +159,11 @@ class App:
         await self._end_loops()
         if self._server is not None:
             await self._server.stop(self._settings.stop_grace_s)
+        if self._recording is not None:
+            self._recording.cancel()
+            await asyncio.gather(self._recording, return_exceptions=True)
+        if self._refusals is not None:
+            await self._refusals.finish()
         if self._queue is not None:
             await self._queue.aclose()
         if self._redis is not None:
@@ -168,8 +195,8 @@ def _made(folder: str) -> Path:
     return path
 
 
-def _serve_metrics(metrics: Metrics, host: str, port: int) -> None:
+def _serve_metrics(metrics: Metrics, host: str, port: int, tls: Tls) -> None:
     try:
-        metrics.serve(host, port)
+        metrics.serve(host, port, tls=tls)
     except OSError:
         raise Unsafe(Reason.INVALID_SETTINGS, f"cannot show metrics on port {port}; is it taken?") from None

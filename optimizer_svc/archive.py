@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import stat
 import zipfile
 import zlib
@@ -10,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from gramserve.errors import InvalidInput, Reason
 
 CHUNK_BYTES = 1 << 20
+# What bz2 raises, a place before the beginning, and names that clash or are too long; a full disk is not among them.
+_OF_THE_ARCHIVE = frozenset({None, errno.EINVAL, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG})
 
 
 def extract_archive(
@@ -19,19 +23,26 @@ def extract_archive(
 
     Refuses, with InvalidInput INVALID_DATASET and before a byte is written: names that leave the folder, absolute
     names, links and special files, encrypted members, more than `max_files` members and more than `max_bytes`
-    uncompressed bytes. The bytes are counted again while writing, because a header can lie; a member that unpacks to
-    more than `max_ratio` times its stored size is refused as a bomb.
+    uncompressed bytes. The bytes are counted again while writing, because a header can lie; what unpacks to
+    more than `max_ratio` times its stored size, a member or all together, is refused as a bomb.
     """
     try:
         with zipfile.ZipFile(archive) as file:
             members = _checked(file.infolist(), max_bytes, max_files, max_ratio)
+            if sum(member.file_size for member, _ in members) > max_ratio * archive.stat().st_size:
+                # Each may be modest where all of them share the same compressed bytes.
+                raise _invalid("the data archive unpacks to far more than its size")
             into.mkdir(parents=True, exist_ok=True)
             left = max_bytes
             for member, path in members:
                 target = into.joinpath(*path.parts)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 left -= _write(file, member, target, left)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, NotImplementedError, EOFError, FileExistsError):
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, ValueError, RuntimeError, EOFError):
+        raise _invalid("the data archive is not a readable zip file") from None
+    except OSError as error:
+        if error.errno not in _OF_THE_ARCHIVE:
+            raise
         raise _invalid("the data archive is not a readable zip file") from None
     return data_folder(into)
 
@@ -48,7 +59,7 @@ def data_folder(root: Path) -> Path:
 def _checked(
     infos: list[zipfile.ZipInfo], max_bytes: int, max_files: int, max_ratio: int
 ) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
-    files = [info for info in infos if not info.is_dir()]
+    files = [info for info in infos if not info.filename.endswith("/")]  # is_dir falls over a name without a letter
     if len(files) > max_files:
         raise _invalid(f"the data archive has more than {max_files} files")
     if sum(info.file_size for info in files) > max_bytes:

@@ -87,10 +87,10 @@ class Consumer:
             self._metrics.set("leases", 0)
 
     async def _sweep(self) -> bool:
-        self._watch.seen(await self._queue.server())
+        server = await self._watch.look(self._queue.server)
         await self._answered(True)
         if self._watch.settled:
-            reclaimed = await self._queue.reclaim(self._worker)
+            reclaimed = await self._queue.reclaim(self._worker, looked_s=server.time_s)
             for lease in reclaimed.condemned:
                 await self._ending.condemn(lease)
         return True

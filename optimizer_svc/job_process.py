@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +22,7 @@ from typing import BinaryIO
 
 from gramserve import log
 from gramserve.errors import GramserveError
+from gramserve.sandbox import confine
 from gramserve.store.manifest import Label
 from optimizer_svc.archive import extract_archive
 from optimizer_svc.messages import Broken, Done, Failed, Going, Message, Stopped, pack
@@ -36,6 +39,9 @@ MANIFEST_DRAFT = "draft.json"
 def main(workspace: Path) -> None:
     """Run the job of `workspace` and say how it ended."""
     channel = _take_output()
+    # It opens checkpoints and images that others made: no network, no programs, nothing written but its own folder.
+    confine(writable=[workspace, Path(tempfile.gettempdir())], signal_group=True)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would be full of pixels
     lock, stop = threading.Lock(), threading.Event()
 
     def say(message: Message) -> None:

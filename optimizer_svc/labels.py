@@ -13,6 +13,8 @@ from gramserve.store.manifest import Label
 
 MAX_LABELS = 1000
 MAX_FILE_BYTES = 1_000_000
+_MAX_NODES = 20 * MAX_LABELS
+_MAX_SCALAR = 1000
 
 
 def read_labels(path: Path) -> tuple[Label, ...]:
@@ -29,8 +31,9 @@ def read_labels(path: Path) -> tuple[Label, ...]:
 def parse_labels(text: str) -> tuple[Label, ...]:
     """The labels in `text` (YAML, one mapping with the key `labels`); InvalidInput INVALID_LABELS naming each fault."""
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
+        document = _load(text)
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError):
+        # PyYAML checks little of what follows a tag such as !!int.
         raise _invalid("the labels file is not YAML") from None
     if not isinstance(document, dict) or set(document) != {"labels"} or not isinstance(document["labels"], list):
         raise _invalid("the labels file must hold one key, `labels`, with a list of labels")
@@ -45,6 +48,28 @@ def parse_labels(text: str) -> tuple[Label, ...]:
         first = "; ".join(f"{field}: {text}" for field, text in violations[:5])
         raise InvalidInput(Reason.INVALID_LABELS, f"the labels file is wrong: {first}", violations=violations)
     return found
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads no more than labels need: no aliases, which multiply, and neither many values nor long ones."""
+
+    _nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._nodes += 1
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        long = isinstance(event, yaml.ScalarEvent) and len(event.value) > _MAX_SCALAR
+        if long or self._nodes > _MAX_NODES or isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError
+        return super().compose_node(parent, index)
+
+
+def _load(text: str) -> Any:
+    loader = _PlainLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def format_labels(labels: tuple[Label, ...]) -> str:

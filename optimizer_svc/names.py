@@ -81,7 +81,7 @@ def decode_token(token: str) -> tuple[float, str] | None:
         kind, time, optimization = json.loads(data)
         if kind == "optimizations":
             return float(time), str(optimization)
-    except (binascii.Error, ValueError, TypeError):
+    except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError):
         pass
     what = "was not made by this service for this request; begin with the first page"
     raise invalid([("page_token", what)], Reason.INVALID_PAGE_TOKEN)

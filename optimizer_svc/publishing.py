@@ -6,10 +6,14 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from gramserve.access.principal import SYSTEM
+from gramserve.store.audit import AuditLog
+from gramserve.store.audit_record import Action
 from gramserve.store.manifest import ArtifactDraft
-from gramserve.store.registry import Registry
+from gramserve.store.registry import PRODUCTION, Registry
 from optimizer_svc.job_process import MANIFEST_DRAFT, RESULT_FOLDER, RUN_FOLDER
 from optimizer_svc.optimizations import Optimizations
+from optimizer_svc.provenance import provenance
 from optimizer_svc.records import EndRecord, OptimizationRecord, State
 
 REPORT_FILES = ("report.json", "report.html")
@@ -18,11 +22,12 @@ _NEWEST = 50
 
 
 class Publisher:
-    """Publishes, promotes where asked, and says how the optimization ended."""
+    """Publishes, promotes where asked, and says how the optimization ended; `audit` hears of both."""
 
-    def __init__(self, registry: Registry, optimizations: Optimizations) -> None:
+    def __init__(self, registry: Registry, optimizations: Optimizations, audit: AuditLog) -> None:
         self._registry = registry
         self._optimizations = optimizations
+        self._audit = audit
 
     async def publish(self, record: OptimizationRecord, workspace: Path, now_s: float) -> EndRecord:
         """The end of a job whose artifact lies in `workspace`.
@@ -31,8 +36,16 @@ class Publisher:
         Raises what the store raises.
         """
         files, draft = await asyncio.to_thread(_read, workspace / RESULT_FOLDER, record.optimization)
+        _, progress = await self._optimizations.standing(record.optimization)
+        began_s = progress.start_time if progress is not None else record.create_time
+        draft = draft.model_copy(update={"provenance": provenance(record, draft, began_s=began_s, ended_s=now_s)})
         version, digest = await self._earlier(record) or await self._registry.publish(record.model, files, draft)
+        name, actor = f"models/{record.model}/versions/{version}", record.created_by or SYSTEM
+        # Not before: the digest is known only now. Who dies in between comes here again.
+        made = f"optimizations/{record.optimization}"
+        await self._audit.record(Action.MODEL_PUBLISH, name, artifact=digest, actor=actor, optimization=made)
         if record.promote:
+            await self._audit.record(Action.MODEL_PROMOTE, name, artifact=digest, actor=actor, alias=PRODUCTION)
             await self._registry.promote(record.model, version)
         has_report = await self.keep_report(record, workspace)
         return EndRecord(State.SUCCEEDED, now_s, version, digest, has_report=has_report)

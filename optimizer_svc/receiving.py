@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from gramserve.errors import InvalidInput, Reason
 from gramserve.metrics import Metrics
 from gramserve.store import layout
+from gramserve.store.audit import AuditLog
+from gramserve.store.audit_record import Action
 from gramserve.store.uploads import Uploads
 from gramserve.v1 import optimizer_service_pb2, upload_pb2
 from optimizer_svc.names import invalid
@@ -16,7 +18,10 @@ MAX_CHUNK_BYTES = 1 << 20
 
 
 async def receive(
-    messages: AsyncIterator[optimizer_service_pb2.UploadFileRequest], uploads: Uploads, metrics: Metrics
+    messages: AsyncIterator[optimizer_service_pb2.UploadFileRequest],
+    uploads: Uploads,
+    metrics: Metrics,
+    audit: AuditLog,
 ) -> optimizer_service_pb2.UploadFileResponse:
     """Stores the file; a known one is answered at the header, without reading on.
 
@@ -34,6 +39,7 @@ async def receive(
                 raise InvalidInput(Reason.MESSAGE_TOO_LARGE, f"a chunk has at most {MAX_CHUNK_BYTES} bytes")
             await upload.write(message.chunk)
             metrics.count("upload_bytes", len(message.chunk))
+    await audit.record(Action.FILE_UPLOAD, f"files/{header.sha256}", bytes=upload.next_offset)
     return optimizer_service_pb2.UploadFileResponse(
         sha256=header.sha256, size_bytes=await upload.finish(), already_known=already_known
     )

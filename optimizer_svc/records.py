@@ -38,7 +38,7 @@ class OptimizationRecord(Record):
     """An optimization as it was accepted; never changes.
 
     `labels` are those of an artifact's manifest, as JSON. 0 or empty in `keep_macs`, `input_px`, `recipes`, `engines`,
-    `mean` and `std`: the search decides.
+    `mean` and `std`: the search decides. `created_by` is the principal that asked for it, or "".
     """
 
     optimization: str
@@ -68,6 +68,7 @@ class OptimizationRecord(Record):
     quantization_aware: bool = True
     min_assessed_tiles: int = 1
     mixed_usual_in: tuple[str, ...] = ()
+    created_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

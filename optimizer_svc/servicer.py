@@ -6,14 +6,19 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
+from gramserve.access.principal import current
 from gramserve.errors import PreconditionFailed, Reason
 from gramserve.metrics import Metrics
 from gramserve.store import layout
+from gramserve.store.audit import AuditLog
+from gramserve.store.audit_record import Action
 from gramserve.store.uploads import Uploads
 from gramserve.v1 import optimization_pb2, optimizer_service_pb2, optimizer_service_pb2_grpc, upload_pb2
 from optimizer_svc import names
+from optimizer_svc.approval import check_promotion, name_of
 from optimizer_svc.ending import Ending
 from optimizer_svc.optimizations import SCOPE, Optimizations, order
 from optimizer_svc.receiving import receive
@@ -41,6 +46,8 @@ class OptimizerServicer(optimizer_service_pb2_grpc.OptimizerServiceServicer):
         *,
         max_budget_minutes: float,
         poll_s: float,
+        audit: AuditLog,
+        four_eyes: bool = False,
         clock: Callable[[], float] = time.time,
         new_id: Callable[[], str] = lambda: f"opt-{secrets.token_hex(6)}",
     ) -> None:
@@ -53,6 +60,8 @@ class OptimizerServicer(optimizer_service_pb2_grpc.OptimizerServiceServicer):
         self._metrics = metrics
         self._max_budget_minutes = max_budget_minutes
         self._poll_s = max(poll_s, _LEAST_WATCH_POLL_S)
+        self._four_eyes = four_eyes
+        self._audit = audit
         self._clock = clock
         self._new_id = new_id
 
@@ -60,7 +69,7 @@ class OptimizerServicer(optimizer_service_pb2_grpc.OptimizerServiceServicer):
         self, request_iterator: AsyncIterator[optimizer_service_pb2.UploadFileRequest], context: Any
     ) -> optimizer_service_pb2.UploadFileResponse:
         """A checkpoint or an archive of data, in chunks."""
-        return await receive(request_iterator, self._uploads, self._metrics)
+        return await receive(request_iterator, self._uploads, self._metrics, self._audit)
 
     async def GetFileUpload(  # noqa: N802
         self, request: optimizer_service_pb2.GetFileUploadRequest, context: Any
@@ -74,11 +83,17 @@ class OptimizerServicer(optimizer_service_pb2_grpc.OptimizerServiceServicer):
         self, request: optimizer_service_pb2.CreateOptimizationRequest, context: Any
     ) -> optimization_pb2.Optimization:
         """Durable first, then queued, then answered."""
+        caller = current()
         asked = read_request(
             request, new_id=self._new_id(), now_s=self._clock(), max_budget_minutes=self._max_budget_minutes
         )
+        check_promotion(caller, promote=asked.promote, four_eyes=self._four_eyes)
+        asked = replace(asked, created_by=name_of(caller))
         await self._sources.check(asked.checkpoint, folder_allowed=False)
         await self._sources.check(asked.data, folder_allowed=True)
+        await self._audit.record(
+            Action.OPTIMIZATION_CREATE, f"models/{asked.model}", checkpoint=asked.checkpoint.sha256
+        )
         record = await self._optimizations.create(asked)
         if await self._optimizations.end(record.optimization) is None:
             await self._schedule.enqueue(record, fresh=record is asked)
@@ -123,6 +138,7 @@ class OptimizerServicer(optimizer_service_pb2_grpc.OptimizerServiceServicer):
         record = await self._optimizations.get(names.parse(request.name))
         if await self._optimizations.end(record.optimization) is not None:
             raise PreconditionFailed(Reason.OPTIMIZATION_TERMINAL, "the optimization has ended")
+        await self._audit.record(Action.OPTIMIZATION_CANCEL, f"optimizations/{record.optimization}")
         await self._optimizations.ask_to_cancel(record.optimization, self._clock())
         await self._ending.cancel(record.optimization)
         return await self._views.view(record)

@@ -39,6 +39,10 @@ class OptimizerSettings(SharedSettings):
     nice: int = Field(
         default=10, ge=0, le=19, description="How far a running optimization steps back so that serving goes on."
     )
+    signing_key: str = Field(
+        default="",
+        description="Key that signs artifacts: a PEM file that only its owner can read, or a pkcs11: URI. Empty: none.",
+    )
     poll_s: float = Field(
         default=0.5, ge=0.05, description="How often the queue is asked for work and a watcher looks, seconds."
     )

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -33,10 +33,12 @@ def require(kind: ServerKind) -> None:
 
 
 @asynccontextmanager
-async def redis_server(folder: Path, kind: ServerKind = "bundled", *, port: int = 0) -> AsyncIterator[EmbeddedRedis]:
+async def redis_server(
+    folder: Path, kind: ServerKind = "bundled", *, port: int = 0, launcher: Sequence[str] = ()
+) -> AsyncIterator[EmbeddedRedis]:
     """A running redis-server with its data in `folder`; `server.url` is where to connect. Started in about 50 ms."""
     require(kind)
-    server = EmbeddedRedis(folder, port=port, prefer=_ORIGIN[kind])
+    server = EmbeddedRedis(folder, port=port, prefer=_ORIGIN[kind], launcher=launcher)
     await server.start()
     try:
         yield server

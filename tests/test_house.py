@@ -14,9 +14,9 @@ import pytest
 
 from tests.sources import PACKAGES, ROOT, Module, modules, python_files, tracked
 
-FOUNDATION = {f"gramserve.{name}" for name in ("errors", "calls", "settings", "log", "metrics", "access")}
+FOUNDATION = {f"gramserve.{name}" for name in ("errors", "calls", "settings", "log", "metrics", "access", "tls")}
 STUBS = {"gramserve.v1", "gramserve.oip"}
-SHARED = {"gramserve.queue", "gramserve.store", "gramserve.images", "gramserve.runtime", "gramserve.rpc"}
+SHARED = {f"gramserve.{name}" for name in ("queue", "store", "images", "runtime", "rpc", "sandbox")}
 
 # Who may import whom, beside itself; whatever stands here imports the stubs and the foundation too.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gramserve.queue": set(),
     "gramserve.store": set(),
     "gramserve.rpc": set(),
+    "gramserve.sandbox": set(),
     "gramserve.images": {"gramserve.store"},
     "gramserve.runtime": {"gramserve.store", "gramserve.images"},
     "gramserve.samples": {"gramserve.store"},

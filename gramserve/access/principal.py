@@ -38,12 +38,26 @@ class Principal:
 ANYONE = Principal("anyone", frozenset(Role), frozenset({ALL_LABORATORIES}))
 """Who calls where callers are not told apart: on the loopback of a trial."""
 
+SYSTEM = "gramserve"
+"""Who acts where nobody asked: delivery, retention, the turn of a day."""
+
+UNKNOWN = "unknown"
+"""Who was refused where nobody knows who called."""
+
+NOBODYS_NAMES = frozenset({ANYONE.name, SYSTEM, UNKNOWN})
+"""What no principal may be called: the audit record must not take one for them."""
+
 _current: ContextVar[Principal] = ContextVar("principal", default=ANYONE)
 
 
 def current() -> Principal:
     """Who called the rpc that runs in this task; ANYONE outside of one."""
     return _current.get()
+
+
+def become(principal: Principal) -> None:
+    """Everything that the running task does from now on is done for `principal`: each rpc has a task of its own."""
+    _current.set(principal)
 
 
 @contextmanager

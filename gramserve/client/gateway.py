@@ -20,6 +20,7 @@ from gramserve.client.uploading import upload
 from gramserve.client.watching import EVENTS_TOGETHER, Reported, one_by_one
 from gramserve.errors import GramserveError, Reason, Unavailable
 from gramserve.rpc.status import from_rpc_error
+from gramserve.tls.options import TlsOptions
 from gramserve.v1 import image_service_pb2 as images
 from gramserve.v1 import model_service_pb2 as models
 from gramserve.v1 import slide_batch_service_pb2 as batches
@@ -39,7 +40,7 @@ class GramserveClient(Connection):
 
     Messages are those of the contract (`gramserve.v1`). Every failure is a `gramserve.errors.GramserveError` with its
     reason. Calls that find the service away or without room are repeated within `patience`; all of them are safe to
-    repeat, but for `rollback_model`, which is made once.
+    repeat, but for `rollback_model`, which is made once. `tls` and `token_file`: see `Connection`.
     """
 
     def __init__(
@@ -48,9 +49,11 @@ class GramserveClient(Connection):
         *,
         laboratory: str = "default",
         patience: Patience | None = None,
+        tls: TlsOptions | None = None,
+        token_file: str = "",
     ) -> None:
         self.laboratory = f"laboratories/{laboratory}"
-        super().__init__(target, patience)
+        super().__init__(target, patience, tls=tls, token_file=token_file)
         self._uploads = asyncio.Semaphore(PARALLEL_UPLOADS)
         self._images = ImageServiceStub(self._channel)
         self._batches = SlideBatchServiceStub(self._channel)
@@ -252,7 +255,18 @@ class GramserveClient(Connection):
     async def cancel_batch(self, batch: str, *, etag: str = "") -> SlideBatch:
         """Ask for cancellation: slides that run finish, the others become CANCELLED."""
         request = batches.CancelSlideBatchRequest(name=self.batch_name(batch), etag=etag)
-        return await self._patience.call(self._batches.CancelSlideBatch, request)
+        backoff = self._patience.backoff()
+        while True:
+            try:
+                return await self._batches.CancelSlideBatch(request, timeout=self._patience.call_s)
+            except grpc.RpcError as error:
+                refused = from_rpc_error(error)
+                # A repeat finds what an attempt did whose answer was lost.
+                if backoff.failures and refused.reason in {Reason.BATCH_TERMINAL, Reason.STALE_ETAG}:
+                    found = await self.get_batch(batch)
+                    if found.state in {SlideBatch.STATE_CANCELLING, SlideBatch.STATE_CANCELLED}:
+                        return found
+                await backoff.wait_after(refused)
 
     async def retry_batch(self, batch: str, *, request_id: str = "") -> SlideBatch:
         """Queue the failed slides of a terminal batch again."""

@@ -14,6 +14,7 @@ from gramserve.client.patience import Patience
 from gramserve.client.uploading import upload
 from gramserve.errors import GramserveError, Reason, Unavailable
 from gramserve.rpc.status import from_rpc_error
+from gramserve.tls.options import TlsOptions
 from gramserve.v1 import optimizer_service_pb2 as optimizer
 from gramserve.v1.optimization_pb2 import Optimization
 from gramserve.v1.optimizer_service_pb2_grpc import OptimizerServiceStub
@@ -28,11 +29,19 @@ class OptimizerClient(Connection):
     """A connection to the optimizer at `target` ("host:port"); use it as an async context manager.
 
     Messages are those of the contract (`gramserve.v1`). Every failure is a `gramserve.errors.GramserveError` with its
-    reason. Calls that find the service away are repeated within `patience`; all of them are safe to repeat.
+    reason. Calls that find the service away are repeated within `patience`; all of them are safe to repeat. `tls` and
+    `token_file`: see `Connection`.
     """
 
-    def __init__(self, target: str = "127.0.0.1:50053", *, patience: Patience | None = None) -> None:
-        super().__init__(target, patience)
+    def __init__(
+        self,
+        target: str = "127.0.0.1:50053",
+        *,
+        patience: Patience | None = None,
+        tls: TlsOptions | None = None,
+        token_file: str = "",
+    ) -> None:
+        super().__init__(target, patience, tls=tls, token_file=token_file)
         self._optimizer = OptimizerServiceStub(self._channel)
 
     async def upload_file(self, file: Path | bytes) -> str:

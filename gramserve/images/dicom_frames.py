@@ -12,7 +12,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
-from gramserve.images.dicom import Instance
+from gramserve.images.dicom import MAX_FRAMES, Instance
 from gramserve.images.field import Pixels
 from gramserve.images.refuse import unsupported_pixels
 from gramserve.images.wholeslide import refuse_unreadable
@@ -55,6 +55,8 @@ class Frames:
         }
         self._inverted = header.PhotometricInterpretation == "MONOCHROME1"
         self._places = self._find(at, header)
+        if len(self._places) < self.count:
+            raise refuse_unreadable("has fewer frames than it says")
 
     def decode(self, number: int) -> Pixels:
         """Frame `number` as uint8 RGB [height, width, 3]; raises SlideFailed (SLIDE_UNREADABLE)."""
@@ -82,7 +84,7 @@ class Frames:
                 return self._fragments(start, header)
             size = self.width * self.height * self._options["samples_per_pixel"]
             self._bytes(start + min(length, size * self.count) - 1, 1)
-            return [[(start + number * size, size)] for number in range(length // size)]
+            return [[(start + number * size, size)] for number in range(min(length // size, self.count))]
         except (struct.error, ValueError, OSError):
             raise refuse_unreadable("does not say where its frames are") from None
 
@@ -103,6 +105,8 @@ class Frames:
             if tag != _ITEM or length == _UNDEFINED:
                 raise ValueError
             pieces.append((at + 8, length))
+            if len(pieces) > MAX_FRAMES:
+                raise ValueError
             at += 8 + length
         if not offsets:
             if len(pieces) != self.count:

@@ -12,6 +12,8 @@ MAGIC = b"\xff\xd8\xff"
 
 # Inside a scan 0xFF is followed by 0 (stuffing) or a restart number; anything else ends the scan. A pattern that begins
 # with one plain byte is searched for sixteen times as fast as one that begins with a repeated byte.
+_NO_FILL = re.compile(rb"[^\xff]")
+_MAX_SEGMENTS = 10_000
 _SCAN_END = re.compile(rb"\xff(?=\xff*[^\x00\xff\xd0-\xd7])")
 _EOI, _SOS = 0xD9, 0xDA
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15 without DHT, JPG and DAC
@@ -28,10 +30,13 @@ def read_header(data: bytes, limits: ImageLimits) -> Header:
     CORRUPT_IMAGE, and UNSUPPORTED_PIXEL_FORMAT for CMYK, 12-bit, arithmetic or lossless coding.
     """
     header: Header | None = None
-    scans = 0
+    scans = segments = 0
     at = 2
     while True:
         marker, at = _next_marker(data, at)
+        segments += 1
+        if segments > _MAX_SEGMENTS:
+            raise corrupt("JPEG", f"it has more than {_MAX_SEGMENTS} segments")
         if marker == _EOI:
             break
         if marker in {0x01, *range(0xD0, 0xD9)}:  # markers without a body
@@ -62,11 +67,10 @@ def _next_marker(data: bytes, at: int) -> tuple[int, int]:
     """The marker at `at` and where its body starts."""
     if data[at : at + 1] != b"\xff":
         raise corrupt("JPEG", "it ends before the end of the picture" if at >= len(data) else "a marker is missing")
-    while data[at : at + 1] == b"\xff":
-        at += 1
-    if at >= len(data):
+    found = _NO_FILL.search(data, at)
+    if found is None:
         raise corrupt("JPEG", "it ends before the end of the picture")
-    return data[at], at + 1
+    return data[found.start()], found.end()
 
 
 def _read_frame(marker: int, body: bytes) -> Header:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from gramserve.errors import InvalidInput, NotFound, Reason, SlideFailed
 from gramserve.images.references import NotLocal, local_path, under
+from gramserve.images.roots import Roots
 from gramserve.images.slidefile import Identity, SlideFile, may_be_slide
 from gramserve.store.layout import slide_path
 from gramserve.store.records import ImageRecord
@@ -41,7 +42,8 @@ class ByteSource(Protocol):
 class ReferenceOpener:
     """Opens the images of slides. It keeps no state between calls and works without an event loop.
 
-    `allowed_roots` are folders below which files may be read; they must be absolute. Nothing is allowed by default.
+    `allowed_roots` are folders below which files may be read (`gramserve.images.roots`); they must be absolute. Nothing
+    is allowed by default.
     `max_bytes` bounds what becomes bytes in memory, `max_slide_bytes` what `fetch` gives as an open file.
     """
 
@@ -56,12 +58,7 @@ class ReferenceOpener:
         self._objects = objects
         self._max_bytes = max_bytes
         self._max_slide_bytes = max_slide_bytes
-        for root in allowed_roots:
-            if not root.is_absolute():
-                raise ValueError("allowed roots must be absolute paths")
-        # A root may itself be a link, as volumes often are: both of its names count.
-        self._named_roots = {os.path.normpath(root) for root in allowed_roots}
-        self._real_roots = {os.path.realpath(root) for root in allowed_roots}
+        self._roots = Roots(allowed_roots)
 
     def fetch(self, laboratory: str, image: ImageRecord, *, verified: Collection[Identity] = ()) -> bytes | SlideFile:
         """The encoded bytes of one image of a slide of `laboratory`.
@@ -114,18 +111,18 @@ class ReferenceOpener:
     def _open(self, laboratory: str, image: ImageRecord) -> SlideFile:
         try:
             return SlideFile(
-                self._open_stored(laboratory, image.sha256) if image.sha256 else self._open_file(image.uri)
+                self._open_stored(laboratory, image.sha256) if image.sha256 else self._open_file(image.uri, laboratory)
             )
         except _Refused as refused:
             raise SlideFailed(refused.reason, refused.message, retryable=refused.retryable) from None
 
-    def read_manifest(self, uri: str, *, max_bytes: int) -> bytes:
-        """The bytes of a batch manifest file, under the same roots as images.
+    def read_manifest(self, uri: str, *, max_bytes: int, laboratory: str = "") -> bytes:
+        """The bytes of a batch manifest file, under the same roots as images of `laboratory`.
 
         Raises InvalidInput (REFERENCE_DENIED, MESSAGE_TOO_LARGE) or NotFound (REFERENCE_NOT_FOUND).
         """
         try:
-            return self._file(uri, max_bytes)
+            return self._file(uri, max_bytes, laboratory)
         except _Refused as refused:
             if refused.reason is Reason.REFERENCE_NOT_FOUND:
                 raise NotFound(refused.reason, refused.message) from None
@@ -143,8 +140,8 @@ class ReferenceOpener:
                 "No image with this SHA-256 was uploaded by this laboratory; upload it first.",
             ) from None
 
-    def _file(self, uri: str, max_bytes: int) -> bytes:
-        file = SlideFile(self._open_file(uri))
+    def _file(self, uri: str, max_bytes: int, laboratory: str) -> bytes:
+        file = SlideFile(self._open_file(uri, laboratory))
         try:
             if file.size > max_bytes:
                 raise _Refused(Reason.IMAGE_TOO_LARGE, _too_large(max_bytes))
@@ -157,33 +154,33 @@ class ReferenceOpener:
             raise _Refused(Reason.IMAGE_TOO_LARGE, _too_large(max_bytes))
         return data
 
-    def _open_file(self, uri: str) -> int:
+    def _open_file(self, uri: str, laboratory: str) -> int:
         try:
             path = local_path(uri)
         except NotLocal as refused:
             raise _denied(str(refused)) from None
         # Judged by its name first: a path outside the roots is denied alike whether or not it exists.
-        if not under(os.path.normpath(path), self._named_roots | self._real_roots):
+        if not under(os.path.normpath(path), self._roots.named(laboratory)):
             raise _denied("lies outside the folders that this server may read")
         try:
             handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
             raise _unopened(error) from None
         try:
-            return self._open_regular(handle)
+            return self._open_regular(handle, self._roots.real(laboratory))
         except OSError as error:
             raise _unopened(error) from None
         finally:
             os.close(handle)
 
-    def _open_regular(self, handle: int) -> int:
+    def _open_regular(self, handle: int, roots: set[str]) -> int:
         """Opens what `handle` (O_PATH) stands for, whatever happens to its name meanwhile.
 
         O_PATH opens nothing: no FIFO waits and no device acts. What was found is judged by where it really lies, after
         all links, and only then that same file is opened for reading through its handle.
         """
         itself = Path(f"/proc/self/fd/{handle}")
-        if not under(str(itself.readlink()), self._real_roots):
+        if not under(str(itself.readlink()), roots):
             raise _denied("leads outside the folders that this server may read")
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise _denied("is not a regular file")

@@ -10,6 +10,7 @@ from gramserve.images.refuse import corrupt, unsupported_format
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 
+_MAX_CHUNKS = 200_000  # 256 MiB of pixels in chunks of 8 KiB are 32,768
 _DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}  # by colour type
 
 
@@ -20,6 +21,7 @@ def read_header(data: bytes, limits: ImageLimits) -> Header:
     """
     header: Header | None = None
     seen_pixels = False
+    chunks = 0
     at = len(MAGIC)
     view = memoryview(data)
     while True:
@@ -29,6 +31,9 @@ def read_header(data: bytes, limits: ImageLimits) -> Header:
             raise corrupt("PNG", "it ends before the end of the picture")
         if zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             raise corrupt("PNG", "a checksum is wrong")
+        chunks += 1
+        if chunks > _MAX_CHUNKS:
+            raise corrupt("PNG", f"it has more than {_MAX_CHUNKS} chunks")
         if kind == b"acTL":
             raise unsupported_format("The PNG is an animation and would be read in part only")
         if (kind == b"IHDR") != (header is None):

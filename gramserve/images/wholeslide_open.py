@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gramserve.errors import Reason, SlideFailed
 from gramserve.images.limits import ImageLimits
 from gramserve.images.slidefile import SlideFile, close_all
+from gramserve.images.tiff_chain import check_chain
 from gramserve.images.wholeslide import Reader, WholeSlide
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ def open_tiff(file: SlideFile, limits: ImageLimits) -> WholeSlide | None:
     """The slide in a TIFF file: one that a scanner wrote, or a tiled one that has levels or is over `limits`.
 
     It closes `file` with it. None for all other files, which are fields; they stay open.
-    Raises SlideFailed: UNSUPPORTED_FORMAT (no reader installed), SLIDE_UNREADABLE.
+    Raises SlideFailed: UNSUPPORTED_FORMAT (no reader installed, or too many pages), CORRUPT_IMAGE, SLIDE_UNREADABLE.
     """
+    check_chain(file.part, file.size)
     openslide = _reader_module(_OPENSLIDE)
     vendor = openslide.vendor_of(file.path)
     if vendor is None:

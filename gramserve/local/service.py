@@ -59,7 +59,7 @@ class Service:
 
         Raises Unavailable with the last line of its log when it ends before, or is not ready in time.
         """
-        environment = {key: value.format(port=self.port) for key, value in self._spec.environment.items()}
+        environment = {key: value.replace("{port}", str(self.port)) for key, value in self._spec.environment.items()}
         # Not blocking for long: opening and asking for the size of a local file.
         with self.log.open("ab") as log:
             start = log.tell()

@@ -18,15 +18,17 @@ from gramserve.local.service import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Service,
 from gramserve.queue import EmbeddedRedis
 
 WATCH_REDIS_S = 0.2
+_EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - only recognized here
 STOP_GRACE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class StackOptions:
-    """What to run and where: everything is kept below `data_dir`; ports listen on the loopback, 0 takes a free one.
+    """What to run and where: everything is kept below `data_dir`; ports listen on `host`, 0 takes a free one.
 
     `metrics_port` P > 0 shows metrics of the gateway at P, of the workers at P + 1 ..., of the optimizer after them.
-    `children` are the child processes of all workers together; 0 is one for each CPU that may be used.
+    `children` are the child processes of all workers together; 0 is one for each CPU that may be used. `tls_dir` has
+    the certificates that `gramserve certs init` made; with `client_certificates` callers must show one, too.
     """
 
     data_dir: Path
@@ -36,10 +38,17 @@ class StackOptions:
     optimizer: bool = True
     metrics_port: int = 0
     children: int = 0
+    host: str = "127.0.0.1"
+    tls_dir: Path | None = None
+    client_certificates: bool = False
 
 
 FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
 """glibc gives threads heaps of their own, which fill slowly: in 20,000 slides a worker grew by 5 %, with two by 2 %."""
+
+
+QUIET_GRPC = {"GRPC_VERBOSITY": "ERROR"}
+"""gRPC's core writes a line of its own for everybody who is turned away: whoever likes could fill the logs."""
 
 
 class Stack:
@@ -53,10 +62,13 @@ class Stack:
         self._services: list[Service] = []
         self._keepers: list[asyncio.Task[None]] = []
         self._lock: IO[str] | None = None
+        host = options.host
+        self._host = f"[{host}]" if ":" in host else host
+        self._shown = "127.0.0.1" if host in _EVERYWHERE else self._host  # where this machine finds them
 
     def address(self, name: str) -> str:
         """Where the service "gateway", "worker-1" or "optimizer" listens; KeyError when it was not started."""
-        return {service.name: f"127.0.0.1:{service.port}" for service in self._services}[name]
+        return {service.name: f"{self._shown}:{service.port}" for service in self._services}[name]
 
     async def start(self) -> None:
         """Start everything, one after the other; returns when all of it serves.
@@ -78,7 +90,7 @@ class Stack:
                 service = Service(spec, self._dir / "logs" / f"{spec.name}.log", self._say)
                 self._services.append(service)
                 await service.start()
-                self._say(f"{spec.name:<11} 127.0.0.1:{service.port}, log in {service.log}")
+                self._say(f"{spec.name:<11} {self._shown}:{service.port}, log in {service.log}")
                 self._keepers.append(asyncio.create_task(service.keep()))
         except BaseException:
             await self.stop()
@@ -105,10 +117,13 @@ class Stack:
             "GRAMSERVE_STORE_URL": str(self._dir / "store"),
             "GRAMSERVE_REDIS_URL": self._redis.url,
             "GRAMSERVE_LOG_FORMAT": "json",
+            **QUIET_GRPC,
         }
         metrics = [options.metrics_port + n if options.metrics_port else -1 for n in range(options.workers + 2)]
         gateway = {
-            "GRAMSERVE_GATEWAY_LISTEN": "127.0.0.1:{port}",
+            **self._secured("gateway"),
+            "GRAMSERVE_GATEWAY_METRICS_HOST": options.host,
+            "GRAMSERVE_GATEWAY_LISTEN": f"{self._host}:{{port}}",
             "GRAMSERVE_GATEWAY_METRICS_PORT": str(metrics[0]),
         }
         gateway |= FEW_ARENAS
@@ -116,7 +131,9 @@ class Stack:
         cpus = options.children or len(os.sched_getaffinity(0))
         for number, children in enumerate(shares(cpus, options.workers), start=1):
             worker = {
-                "GRAMSERVE_WORKER_LISTEN": "127.0.0.1:{port}",
+                **self._secured("worker"),
+                "GRAMSERVE_WORKER_METRICS_HOST": options.host,
+                "GRAMSERVE_WORKER_LISTEN": f"{self._host}:{{port}}",
                 "GRAMSERVE_WORKER_METRICS_PORT": str(metrics[number]),
                 "GRAMSERVE_WORKER_CHILDREN": str(children),
                 **FEW_ARENAS,
@@ -124,12 +141,27 @@ class Stack:
             specs.append(ServiceSpec(f"worker-{number}", "inference_svc", shared | worker))
         if options.optimizer:
             optimizer = {
-                "GRAMSERVE_OPTIMIZER_LISTEN": "127.0.0.1:{port}",
+                **self._secured("optimizer"),
+                "GRAMSERVE_OPTIMIZER_METRICS_HOST": options.host,
+                "GRAMSERVE_OPTIMIZER_LISTEN": f"{self._host}:{{port}}",
                 "GRAMSERVE_OPTIMIZER_METRICS_PORT": str(metrics[-1]),
                 "GRAMSERVE_OPTIMIZER_WORK_FOLDER": str(self._dir / "optimizer"),
             }
             specs.append(ServiceSpec("optimizer", "optimizer_svc", shared | optimizer, options.optimizer_port))
         return specs
+
+    def _secured(self, name: str) -> dict[str, str]:
+        """The TLS files of the service `name`; relative names hold where `gramserve up` was started."""
+        if self._options.tls_dir is None:
+            return {}
+        folder = self._options.tls_dir.absolute()
+        files = {
+            "GRAMSERVE_TLS_CERT_FILE": str(folder / f"{name}.pem"),
+            "GRAMSERVE_TLS_KEY_FILE": str(folder / f"{name}.key"),
+        }
+        if self._options.client_certificates:
+            files["GRAMSERVE_TLS_CLIENT_CA_FILE"] = str(folder / "ca.pem")
+        return files
 
     def _check_packages(self) -> None:
         needs = [("worker", "onnxruntime", "without it nothing runs slides")]

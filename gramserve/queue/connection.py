@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from gramserve.errors import Exhausted, Reason, Unavailable
+from gramserve.tls.service import Tls
 
 RETRY_AFTER_S = 2.0
 FULL_RETRY_AFTER_S = 10.0
 
 
-def connect(url: str, *, timeout_s: float = 2.0) -> Redis:
+def connect(url: str, *, timeout_s: float = 2.0, tls: Tls | None = None) -> Redis:
     """A client for `redis://`, `rediss://` or `unix://`, fit for a `Queue`; it connects at its first command.
 
     Commands fail after `timeout_s` seconds and are never sent twice: redis-py's own retries repeat a command whose
     reply was lost, and a lease or an event must not happen twice. Close it with `aclose`.
+
+    Over `rediss://` the server is always verified, and each new connection uses the files of `tls` as they are then.
+    Raises Unsafe for `redis://` beyond this machine, unless `tls` allows plain text.
     """
-    return _client(ConnectionPool.from_url(url, **_options(timeout_s), socket_timeout=timeout_s))
+    tls = tls or Tls()
+    pool = ConnectionPool.from_url(url, **_options(timeout_s), socket_timeout=timeout_s)
+    if pool.connection_class is SSLConnection:
+        tls.client_context()  # files that cannot be used are found at the start
+        pool.connection_class = _TlsConnection
+        pool.connection_kwargs["tls"] = tls
+    elif host := pool.connection_kwargs.get("host"):
+        tls.check_plain_connection("Redis", host)
+    return _client(pool)
+
+
+class _TlsConnection(SSLConnection):
+    """Takes its context anew for each connection, so that a changed certificate needs no restart."""
+
+    def __init__(self, *, tls: Tls, **options: Any) -> None:
+        super().__init__(**options)
+        self._tls = tls
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        return {**super()._connection_arguments(), "ssl": self._tls.client_context()}
 
 
 def blocking_twin(redis: Redis) -> Redis:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+from gramserve.errors import GramserveError
 from gramserve.queue.states import Server
 
 
 class ContactWatch:
-    """What one sweeper has seen of Redis; tell it every look, ask `settled` before every `Queue.reclaim`.
+    """What one sweeper has seen of Redis; `look` through it, ask `settled` before every `Queue.reclaim`.
 
     Leases expire by the wall clock, and it goes on while Redis is away, restarts or stands still: after an outage
     longer than a lease all running work looks dead. Renewing an overdue lease works until somebody reclaims it, so
@@ -27,11 +28,27 @@ class ContactWatch:
         self.restarts = 0
         """How often Redis was seen to have been restarted or replaced: audit the queue when this rises."""
 
+    async def look(self, server: Callable[[], Awaitable[Server]]) -> Server:
+        """Looks at Redis (`queue.server`) and tells itself what it saw; raises what the look raises.
+
+        An answer that took longer than half a lease is a loss: others may have waited for theirs as long.
+        """
+        asked = self._clock()
+        try:
+            found = await server()
+        except GramserveError:
+            self.lost()
+            raise
+        if self._clock() - asked > self._lease_s / 2:
+            self.lost()
+        self.seen(found)
+        return found
+
     def seen(self, server: Server) -> None:
         """Redis answered: `await queue.server()`."""
         now = self._clock()
         settled_at = self._settled_at
-        if server.uptime_s < self._lease_s:
+        if 0 <= server.uptime_s < self._lease_s:  # below 0 its clock went back, which makes nothing overdue
             settled_at = max(settled_at, now + self._lease_s - server.uptime_s)
         if self._was_lost:
             settled_at = now + self._lease_s

@@ -173,7 +173,7 @@ class Queue:
         return [Completion(bool(accepted), remaining) for accepted, remaining in _rows(reply, 2)]
 
     async def fail(self, lease: Lease, worker: str, *, crash: bool, delay_s: float) -> bool:
-        """Puts a slide back for another try after `delay_s`, charged with an attempt or a crash.
+        """Puts a slide back for another try after `delay_s` (ten minutes at most), charged with an attempt or a crash.
 
         After a crash it runs alone. When its attempts are used up the caller ends it by `complete` instead. It can
         do so with its crashes too; should it not, the crash that is too many leaves the slide to be condemned by the
@@ -225,9 +225,14 @@ class Queue:
 
     # Keeping order.
 
-    async def reclaim(self, sweeper: str) -> Reclaimed:
-        """Takes back leases that ran out (at most 100 a call), each charged with a crash. See `ContactWatch` first."""
-        reply = await self._scripts.run("reclaim", sweeper, _ms(self.lease_s), self.max_crashes, SWEEP)
+    async def reclaim(self, sweeper: str, *, looked_s: float = 0.0) -> Reclaimed:
+        """Takes back leases that ran out (at most 100 a call), each charged with a crash. See `ContactWatch` first.
+
+        `looked_s` is the server's time at that look: later than half a lease past it nothing is taken. What a clock
+        that went back has left to end far ahead is brought near again.
+        """
+        latest_ms = _ms(looked_s + self.lease_s / 2) if looked_s else 0
+        reply = await self._scripts.run("reclaim", sweeper, _ms(self.lease_s), self.max_crashes, SWEEP, latest_ms)
         condemned = tuple(self._leases(reply[1:]))
         return Reclaimed(requeued=int(reply[0]) - len(condemned), condemned=condemned)
 

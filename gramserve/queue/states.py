@@ -42,6 +42,11 @@ class Lease:
     stat: bool = False
 
     @property
+    def granted_s(self) -> float:
+        """When it was granted, unix seconds by the server's clock."""
+        return int(self.token.partition("-")[0]) / 1_000_000
+
+    @property
     def entry(self) -> str:
         """The slide's name in the queue."""
         return f"{self.batch}/{self.index:06d}"

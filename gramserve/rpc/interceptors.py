@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -14,22 +14,30 @@ from google.protobuf.message import Message
 from grpc_status import rpc_status
 
 from gramserve import log
-from gramserve.errors import GramserveError, InvalidInput, Reason
+from gramserve.errors import GramserveError, InvalidInput, PermissionDenied, Reason, Unauthenticated
 from gramserve.metrics import Metrics
+from gramserve.rpc.handlers import Continuation, Handler, behaviour_of, with_behaviour
 from gramserve.rpc.options import MAX_MESSAGE_BYTES
 from gramserve.rpc.status import to_status
-
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
-
 
 _HEAR_OUT_S = 1.0
 _HEAR_OUT_BYTES = 16 * 2**20
 
 
 class ErrorsAndMetrics(grpc.aio.ServerInterceptor):
-    """Turns domain errors into statuses with details and unknown ones into INTERNAL; counts and times each RPC."""
+    """Turns domain errors into statuses with details and unknown ones into INTERNAL; counts and times each RPC.
 
-    def __init__(self, metrics: Metrics, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+    `refused` hears the method and the error of every call that access was refused to, in the context of that call.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        refused: Callable[[str, GramserveError], None] = lambda method, error: None,
+    ) -> None:
+        self._refused = refused
         self._metrics = metrics
         self._max_message_bytes = max_message_bytes
         self._log = log.get()
@@ -37,7 +45,7 @@ class ErrorsAndMetrics(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        continuation: Continuation,
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """Wrap the handler of one RPC, whichever of the four kinds it is."""
@@ -45,36 +53,18 @@ class ErrorsAndMetrics(grpc.aio.ServerInterceptor):
         if handler is None:  # an unknown method: grpc answers UNIMPLEMENTED
             return None
         method = handler_call_details.method
-        if method.startswith(("/grpc.health.", "/grpc.reflection.")):
+        if method.startswith("/grpc.health."):
             return handler
         if method not in self._wrapped:  # the service's own methods: there are few of them
             self._wrapped[method] = self._wrap(method, handler)
         return self._wrapped[method]
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
+        behaviour = behaviour_of(handler)
         if handler.response_streaming:
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            behaviour: Any = self._stream(method, handler.stream_stream or handler.unary_stream)
-        else:
-            make = (
-                grpc.stream_unary_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_unary_rpc_method_handler
-            )
-            if handler.request_streaming:
-                behaviour = self._unary(method, _heard_out(handler.stream_unary))
-            else:
-                behaviour = self._unary(method, handler.unary_unary)
-        wrapped: Handler = make(
-            behaviour,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-        return wrapped
+            return with_behaviour(handler, self._stream(method, behaviour))
+        heard = _heard_out(behaviour) if handler.request_streaming else behaviour
+        return with_behaviour(handler, self._unary(method, heard))
 
     def _unary(self, method: str, behaviour: Any) -> Any:
         async def answer(request: Any, context: Any) -> Any:
@@ -126,6 +116,8 @@ class ErrorsAndMetrics(grpc.aio.ServerInterceptor):
         if not isinstance(error, GramserveError):
             self._log.error("rpc failed unexpectedly", method=method, error=log.describe(error))
             error = GramserveError(Reason.INTERNAL, "a fault in gramserve; the log of the service says where")
+        if isinstance(error, Unauthenticated | PermissionDenied):
+            self._refused(method, error)
         status = rpc_status.to_status(to_status(error))
         self._count(method, status.code.name, started)
         await context.abort_with_status(status)

@@ -30,6 +30,15 @@ SERVER: list[tuple[str, int]] = [
     *_BOTH,
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A connection that does not say within seconds that it speaks HTTP/2 is closed, and so is one without calls.
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    ("grpc.max_connection_idle_ms", 900_000),
+    # After an hour a client connects anew, to whichever server there is; what runs then has another hour.
+    ("grpc.max_connection_age_ms", 3_600_000),
+    ("grpc.max_connection_age_grace_ms", 3_600_000),
+    # Headers: the first is where refusing begins, the second is never passed.
+    ("grpc.max_metadata_size", 8_192),
+    ("grpc.absolute_max_metadata_size", 16_384),
     # Two services must never share a port silently.
     ("grpc.so_reuseport", 0),
 ]

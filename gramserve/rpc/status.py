@@ -60,6 +60,8 @@ _BARE_REASONS: dict[grpc.StatusCode, Reason] = {
     grpc.StatusCode.UNIMPLEMENTED: Reason.UNKNOWN_METHOD,
 }
 
+_TOO_MANY_OF_GRPC = "Concurrent RPC limit exceeded"
+
 
 def code_of(error: GramserveError) -> int:
     """The google.rpc.Code of an error: that of the nearest class in CODES."""
@@ -141,6 +143,8 @@ def from_rpc_error(error: grpc.RpcError) -> GramserveError:
     code: grpc.StatusCode = error.code()
     number: int = code.value[0]
     reason = _BARE_REASONS.get(code, Reason.INTERNAL)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (error.details() or "").startswith(_TOO_MANY_OF_GRPC):
+        return errors.Exhausted(Reason.TOO_MANY_CALLS, "the service has too many calls at once", retry_after_s=1.0)
     message = {
         Reason.SERVICE_UNAVAILABLE: "the service cannot be reached or did not answer in time; is it running?",
         Reason.MESSAGE_TOO_LARGE: "the message is larger than the service receives; upload images or split the batch",

@@ -85,6 +85,10 @@ class BatchStore:
                 self._batches.add((laboratory, batch), known)
         return known
 
+    async def is_purged(self, laboratory: str, batch: str) -> bool:
+        """Whether the batch was deleted at the end of its retention; it may still be in the memory of this process."""
+        return await self.objects.size(layout.tombstone_path(laboratory, batch)) is not None
+
     async def list_batches(
         self, laboratory: str, *, limit: int, after: tuple[float, str] | None = None
     ) -> list[BatchRecord]:
@@ -105,8 +109,16 @@ class BatchStore:
         order = sorted(((-time, name) for name, time in times.items()))
         if after is not None:
             order = [key for key in order if key > (-after[0], after[1])]
-        records = [await self.get_batch(laboratory, name) for _, name in order[:limit]]
-        return [record for record in records if record is not None]
+        records: list[BatchRecord] = []
+        for following in _together([name for _, name in order]):
+            tombstones = await self.objects.get_many([layout.tombstone_path(laboratory, name) for name in following])
+            for name, tombstone in zip(following, tombstones, strict=True):
+                record = await self.get_batch(laboratory, name) if tombstone is None else None
+                if record is not None:
+                    records.append(record)
+                if len(records) == limit:
+                    return records
+        return records
 
     async def slide(self, laboratory: str, batch: str, index: int) -> SlideRecord:
         """One slide; raises NotFound when the batch has no such slide."""
@@ -215,6 +227,11 @@ class BatchStore:
             return known
         await self.open_rounds.mark(laboratory, batch, record.round)
         return await self._create(path, record)
+
+    async def withdraw_round(self, laboratory: str, batch: str, number: int) -> None:
+        """Takes back the retry `number` of a batch that turned out to be purged."""
+        await self.objects.delete(layout.round_path(laboratory, batch, number))
+        await self.open_rounds.unmark(laboratory, batch, number)
 
     async def get_rounds(self, laboratory: str, batch: str) -> list[RoundRecord]:
         """The retries of a batch, from round 1 on."""

@@ -55,7 +55,7 @@ def decode(kind: type[R], data: bytes) -> R:
     """The dataclass `kind` read from JSON; raises RecordCorrupt when a field is absent or of the wrong type."""
     try:
         return cast("R", _reader(cast("Hashable", kind))(_DECODER.decode(data.decode())))
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         # What the bytes were is not repeated: a record can hold a slide id.
         raise RecordCorrupt(kind.__name__) from None
 

@@ -4,10 +4,11 @@ Data goes to a hidden file in the same folder, is fsynced, gets its name by link
 fsynced. A process that dies in between leaves a hidden file, which nothing reads. Everything here blocks.
 """
 # Names are strings: a Path costs more than the system call it stands for.
-# ruff: noqa: PTH102, PTH105, PTH108, PTH110, PTH112, PTH116, PTH120, PTH123
+# ruff: noqa: PTH102, PTH105, PTH106, PTH108, PTH110, PTH112, PTH116, PTH120, PTH123
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -114,10 +115,10 @@ class DurableFiles:
         folder = os.path.dirname(name)
         unfinished = f"{folder}/.tmp-{self._token()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._make_folder(folder)
         try:
+            self._make_folder(folder)
             return unfinished, os.open(unfinished, flags, _FILE_MODE)
-        except FileNotFoundError:  # somebody removed a folder that we knew
+        except FileNotFoundError:  # somebody removed a folder that we knew, this one or one above it
             self._folders.clear()
             self._make_folder(folder)
             return unfinished, os.open(unfinished, flags, _FILE_MODE)
@@ -183,6 +184,19 @@ def discard(name: str) -> None:
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         os.unlink(name)
+
+
+def discard_folder(name: str) -> None:
+    """Removes a folder with all that is in it; nothing happens when there is none, and what comes meanwhile stays."""
+    for folder, _, files in os.walk(name, topdown=False):
+        for file in files:
+            discard(f"{folder}/{file}")
+        with suppress(FileNotFoundError, NotADirectoryError):
+            try:
+                os.rmdir(folder)
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
 
 
 def sync_folder(folder: str) -> None:

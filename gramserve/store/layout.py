@@ -10,6 +10,16 @@ def slide_path(laboratory: str, sha256: str) -> str:
     return f"slides/{laboratory}/{check_sha256(sha256)}"
 
 
+def tombstone_path(laboratory: str, batch: str) -> str:
+    """What is left of a batch that was purged."""
+    return f"tombstones/{laboratory}/{batch}.json"
+
+
+def condemned_path(path: str) -> str:
+    """The mark of an image that nothing refers to any more."""
+    return f"condemned/{path}"
+
+
 def checkpoint_path(sha256: str) -> str:
     """An optimizer input: a checkpoint or an archive of data."""
     return f"checkpoints/{check_sha256(sha256)}"

@@ -82,6 +82,10 @@ class LocalObjects:
         """Removes an object; nothing happens when there is none."""
         await self._write(disk.discard, self._name(path))
 
+    async def delete_folder(self, prefix: str) -> None:
+        """Removes all objects below the folder, and the folder."""
+        await self._write(disk.discard_folder, self._name(prefix.removesuffix("/")))
+
     async def get(self, path: str) -> bytes:
         """All bytes of an object."""
         return await self._read(disk.read, self._name(path))

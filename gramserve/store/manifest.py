@@ -193,9 +193,35 @@ class EngineSettings(_Part):
     batch_tiles: int = Field(default=1, ge=1)
 
 
+class Material(_Part):
+    """Something that an artifact was made from: what it is, and its SHA-256 or fingerprint."""
+
+    name: str
+    digest: dict[str, str]
+
+
+class Provenance(_Part):
+    """How an artifact came to be, in the words of SLSA.
+
+    builder: what made it, and its version; invocation: the resource name of the optimization; requested_by: the
+    principal that asked for it, "" where nobody was told apart; parameters: what was asked of it; materials: what went
+    in; times are when the work began and ended.
+    """
+
+    builder: str
+    builder_version: str
+    invocation: str
+    requested_by: str = ""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    materials: tuple[Material, ...] = ()
+    started_on: AwareDatetime
+    finished_on: AwareDatetime
+
+
 class ArtifactDraft(_Part):
     """What the optimizer says about an artifact to publish; `labels` are in the order of the model's output.
 
+    provenance: who asked for it, what went in and when;
     alternatives: other engines on which the golden vectors hold, best first, for where `engine` is not installed;
     widths: channels left after pruning; recipe: how it was quantized; split: fingerprints of the data splits; packages:
     name to version; cpu: what it was measured on; evaluation: figures of the report.
@@ -210,6 +236,7 @@ class ArtifactDraft(_Part):
     aggregation: Aggregation
     engine: EngineSettings
     alternatives: tuple[EngineSettings, ...] = ()
+    provenance: Provenance | None = None
     widths: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any] = Field(default_factory=dict)
     split: dict[str, Any] = Field(default_factory=dict)

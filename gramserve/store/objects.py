@@ -73,6 +73,9 @@ class ObjectStore(Protocol):
     async def delete(self, path: str) -> None:
         """Removes an object; nothing happens when there is none."""
 
+    async def delete_folder(self, prefix: str) -> None:
+        """Removes all objects below the folder `prefix`; may be broken off anywhere and repeated."""
+
     def uri(self, path: str) -> str:
         """Where the object lies, for other programs: file:///... or s3://..."""
 

@@ -22,6 +22,13 @@ class OpenRounds:
         """Removes the marker; comes after the end of the round."""
         await self._objects.delete(layout.open_path(laboratory, batch, number))
 
+    async def of(self, laboratory: str) -> AsyncIterator[str]:
+        """The batches of a laboratory with a marker; a few of them may have ended or were never committed."""
+        async for info in self._objects.list(f"open/{laboratory}"):
+            batch, _, digits = info.path.rpartition("/")[2].rpartition(".")
+            if batch and digits.isdecimal():
+                yield batch
+
     async def unfinished(self) -> AsyncIterator[tuple[str, str, int]]:
         """(laboratory, batch, round) of every round that is committed and has no end."""
         async for info in self._objects.list("open"):

@@ -211,6 +211,20 @@ class FinalRecord(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class TombstoneRecord(Record):
+    """What is left of a batch that was purged after its `round` had ended: no patient data, and it stays for ever."""
+
+    purged_by: str
+    time: float
+    round: int
+    create_time: float
+    end_time: float
+    slide_count: int
+    model_version: str
+    model_digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class AliasRecord(Record):
     """What a movable name of a model stands for; `history` has the versions it stood for before, oldest first.
 

@@ -15,13 +15,14 @@ from gramserve.store.manifest import ArtifactDraft, ArtifactFile, ArtifactManife
 from gramserve.store.objects import ObjectMissing, ObjectStore
 from gramserve.store.recent import Recent
 from gramserve.store.records import AliasRecord
+from gramserve.store.signing import MANIFEST, SIGNATURES, Signer, TrustedKeys, sign_manifest
 
 PRODUCTION = "production"
 SHADOW = "shadow"
 DEFAULT_SHARE = 0.1
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-_OWN_FILES = {"manifest.json", "reserved"}
+_OWN_FILES = {MANIFEST, SIGNATURES, "reserved"}
 _HISTORY = 100
 _RECENT_MANIFESTS = 64
 _TRIES = 50
@@ -42,11 +43,23 @@ class Resolved:
 
 
 class Registry:
-    """Publishes and finds artifacts. A version never changes; an alias moves. `clock` gives Unix seconds."""
+    """Publishes and finds artifacts. A version never changes; an alias moves. `clock` gives Unix seconds.
 
-    def __init__(self, objects: ObjectStore, clock: Callable[[], float] = time.time) -> None:
+    `signer` signs what is published; with `trusted` keys no alias moves to a version that none of them signed.
+    """
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        clock: Callable[[], float] = time.time,
+        *,
+        signer: Signer | None = None,
+        trusted: TrustedKeys | None = None,
+    ) -> None:
         self._objects = objects
         self._clock = clock
+        self._signer = signer
+        self._trusted = trusted
         self._manifests: Recent[tuple[str, int], tuple[ArtifactManifest, str]] = Recent(_RECENT_MANIFESTS)
 
     # Versions.
@@ -110,7 +123,7 @@ class Registry:
         """Publishes the next version; returns its number and digest.
 
         The number is taken by creating "reserved"; manifest.json comes last and makes the version visible. Dying in
-        between leaves a number unused. Two publishers get two numbers.
+        between leaves a number unused. Two publishers get two numbers. The signature is there before the manifest.
         """
         _check_model(model)
         if any(_FILE.fullmatch(name) is None or name in _OWN_FILES for name in files):
@@ -126,8 +139,29 @@ class Registry:
         data = ArtifactManifest(**facts, model=model, version=version, files=entries).to_json()
         for name, content in files.items():
             await self._objects.put(f"{layout.version_folder(model, version)}/{name}", content)
-        await self._objects.put(f"{layout.version_folder(model, version)}/manifest.json", data)
+        if self._signer is not None:
+            signatures = await asyncio.to_thread(sign_manifest, self._signer, data)
+            await self._objects.put(f"{layout.version_folder(model, version)}/{SIGNATURES}", signatures)
+        await self._objects.put(f"{layout.version_folder(model, version)}/{MANIFEST}", data)
         return version, manifest_digest(data)
+
+    async def sign(self, model: str, version: int, signer: Signer) -> None:
+        """Adds the signature of `signer` to those of a version; raises NotFound, RecordCorrupt."""
+        manifest, earlier = await self._signed(_check_model(model), version)
+        signatures = await asyncio.to_thread(sign_manifest, signer, manifest, earlier)
+        await self._objects.put(f"{layout.version_folder(model, version)}/{SIGNATURES}", signatures)
+
+    async def check_signature(self, model: str, version: int) -> None:
+        """Raises ArtifactInvalid (ARTIFACT_UNTRUSTED) unless a trusted key signed the version, or none is asked for."""
+        if self._trusted is not None:
+            self._trusted.verify(*await self._signed(_check_model(model), version))
+
+    async def _signed(self, model: str, version: int) -> tuple[bytes, bytes | None]:
+        folder = layout.version_folder(model, version)
+        manifest, signatures = await self._objects.get_many([f"{folder}/{MANIFEST}", f"{folder}/{SIGNATURES}"])
+        if manifest is None:
+            raise _unknown_version(model, str(version))
+        return manifest, signatures
 
     # Aliases.
 
@@ -149,7 +183,7 @@ class Registry:
         `share` (above 0, at most 1) is for the alias "shadow": the part of production's slides that it runs; None is
         what it was, or a tenth. Raises InvalidInput, NotFound, Conflict.
         """
-        _check_share(alias, share)
+        check_promotion(alias, share)
         await self.manifest(model, version)
 
         def change(before: AliasRecord | None) -> AliasRecord:
@@ -183,7 +217,7 @@ class Registry:
     async def rollback(self, model: str, alias: str = PRODUCTION) -> AliasRecord:
         """Makes `alias` stand for what it stood for before that; the last version leaves the history.
 
-        Raises PreconditionFailed (NOTHING_TO_ROLL_BACK), Conflict.
+        Raises PreconditionFailed (NOTHING_TO_ROLL_BACK), Conflict, ArtifactInvalid (ARTIFACT_UNTRUSTED).
         """
 
         def change(before: AliasRecord | None) -> AliasRecord:
@@ -231,6 +265,8 @@ class Registry:
             after = change(before)
             if after == before:
                 return after
+            if after.version and (before is None or after.version != before.version):
+                await self.check_signature(model, after.version)
             if tagged is None:
                 moved = await self._objects.create(path, after.to_json())
             else:
@@ -256,7 +292,9 @@ def _check_alias(alias: str) -> str:
     return alias
 
 
-def _check_share(alias: str, share: float | None) -> None:
+def check_promotion(alias: str, share: float | None) -> None:
+    """Raises InvalidInput unless `promote` takes this alias and share."""
+    _check_alias(alias)
     if share is None or (alias == SHADOW and 0 < share <= 1):
         return
     wrong = "must be above 0 and at most 1" if alias == SHADOW else 'is for the alias "shadow" only'

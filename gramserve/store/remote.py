@@ -112,6 +112,12 @@ class RemoteObjects:
             except FileNotFoundError:
                 return
 
+    async def delete_folder(self, prefix: str) -> None:
+        """Removes all objects below the folder, a page of the listing at a time."""
+        with typed(writing=True):
+            async for page in obstore.list(self._backend, check_path(prefix.removesuffix("/")), chunk_size=_LIST_PAGE):
+                await obstore.delete_async(self._backend, [meta["path"] for meta in page])
+
     # Reading.
 
     async def get(self, path: str) -> bytes:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from gramserve.errors import InvalidInput, Reason
 from gramserve.store import layout
+from gramserve.store.condemned import rescue
 from gramserve.store.faults import unavailable
 from gramserve.store.objects import ObjectMissing, ObjectStore
 
@@ -40,6 +41,7 @@ class Uploads:
         """How much of `sha256` is there already; `next_offset` is its size when it is complete."""
         size = await self._objects.size(final_path)
         if size is not None:
+            await rescue(self._objects, final_path)
             return UploadStatus(complete=True, next_offset=size)
         return UploadStatus(complete=False, next_offset=sum((await self._parts(scope, sha256)).values()))
 
@@ -54,6 +56,8 @@ class Uploads:
         if size_bytes is not None and size_bytes > self._max_bytes:
             raise _too_large(self._max_bytes)
         complete = await self._objects.size(final_path) is not None
+        if complete:
+            await rescue(self._objects, final_path)
         parts = await self._parts(scope, sha256)
         if not complete and offset not in {0, sum(parts.values())}:
             raise _wrong_offset(sum(parts.values()))
@@ -68,13 +72,6 @@ class Uploads:
             part_bytes=self._part_bytes,
             max_bytes=self._max_bytes,
         )
-
-    async def sweep(self, now_s: float, max_age_s: float) -> int:
-        """Removes parts of uploads that broke off longer ago than `max_age_s`; returns how many."""
-        old = [info.path async for info in self._objects.list("uploads") if info.modified_s < now_s - max_age_s]
-        for path in old:
-            await self._objects.delete(path)
-        return len(old)
 
     async def _parts(self, scope: str, sha256: str) -> dict[int, int]:
         """Offset to size of the parts that follow each other from 0 without a gap."""

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from gramserve.v1 import access_pb2 as gramserve_dot_v1_dot_access__pb2
 from gramserve.v1 import upload_pb2 as gramserve_dot_v1_dot_upload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gramserve/v1/image_service.proto\x12\x0cgramserve.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x19gramserve/v1/upload.proto\"[\n\x12UploadImageRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.gramserve.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04\x64\x61ta\"b\n\x13UploadImageResponse\x12\x14\n\x06sha256\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\ralready_known\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x03\"d\n\x15GetImageUploadRequest\x12\x35\n\x06parent\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\x12\x1cgramserve.example/SlideBatch\x12\x14\n\x06sha256\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"J\n\x16GetImageUploadResponse\x12\x30\n\x06status\x18\x01 \x01(\x0b\x32\x1a.gramserve.v1.UploadStatusB\x04\xe2\x41\x01\x03\x32\xc6\x01\n\x0cImageService\x12T\n\x0bUploadImage\x12 .gramserve.v1.UploadImageRequest\x1a!.gramserve.v1.UploadImageResponse(\x01\x12`\n\x0eGetImageUpload\x12#.gramserve.v1.GetImageUploadRequest\x1a$.gramserve.v1.GetImageUploadResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gramserve/v1/image_service.proto\x12\x0cgramserve.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x19gramserve/v1/access.proto\x1a\x19gramserve/v1/upload.proto\"[\n\x12UploadImageRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.gramserve.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04\x64\x61ta\"b\n\x13UploadImageResponse\x12\x14\n\x06sha256\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\ralready_known\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x03\"d\n\x15GetImageUploadRequest\x12\x35\n\x06parent\x18\x01 \x01(\tB%\xe2\x41\x01\x02\xfa\x41\x1e\x12\x1cgramserve.example/SlideBatch\x12\x14\n\x06sha256\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"J\n\x16GetImageUploadResponse\x12\x30\n\x06status\x18\x01 \x01(\x0b\x32\x1a.gramserve.v1.UploadStatusB\x04\xe2\x41\x01\x03\x32\xed\x01\n\x0cImageService\x12l\n\x0bUploadImage\x12 .gramserve.v1.UploadImageRequest\x1a!.gramserve.v1.UploadImageResponse\"\x16\xaa\xd4\x18\x12\n\x01\x01\x12\rheader.parent(\x01\x12o\n\x0eGetImageUpload\x12#.gramserve.v1.GetImageUploadRequest\x1a$.gramserve.v1.GetImageUploadResponse\"\x12\x90\x02\x01\xaa\xd4\x18\x0b\n\x01\x01\x12\x06parentb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,16 +47,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETIMAGEUPLOADREQUEST'].fields_by_name['sha256']._serialized_options = b'\342A\001\002'
   _globals['_GETIMAGEUPLOADRESPONSE'].fields_by_name['status']._loaded_options = None
   _globals['_GETIMAGEUPLOADRESPONSE'].fields_by_name['status']._serialized_options = b'\342A\001\003'
+  _globals['_IMAGESERVICE'].methods_by_name['UploadImage']._loaded_options = None
+  _globals['_IMAGESERVICE'].methods_by_name['UploadImage']._serialized_options = b'\252\324\030\022\n\001\001\022\rheader.parent'
   _globals['_IMAGESERVICE'].methods_by_name['GetImageUpload']._loaded_options = None
-  _globals['_IMAGESERVICE'].methods_by_name['GetImageUpload']._serialized_options = b'\220\002\001'
-  _globals['_UPLOADIMAGEREQUEST']._serialized_start=137
-  _globals['_UPLOADIMAGEREQUEST']._serialized_end=228
-  _globals['_UPLOADIMAGERESPONSE']._serialized_start=230
-  _globals['_UPLOADIMAGERESPONSE']._serialized_end=328
-  _globals['_GETIMAGEUPLOADREQUEST']._serialized_start=330
-  _globals['_GETIMAGEUPLOADREQUEST']._serialized_end=430
-  _globals['_GETIMAGEUPLOADRESPONSE']._serialized_start=432
-  _globals['_GETIMAGEUPLOADRESPONSE']._serialized_end=506
-  _globals['_IMAGESERVICE']._serialized_start=509
-  _globals['_IMAGESERVICE']._serialized_end=707
+  _globals['_IMAGESERVICE'].methods_by_name['GetImageUpload']._serialized_options = b'\220\002\001\252\324\030\013\n\001\001\022\006parent'
+  _globals['_UPLOADIMAGEREQUEST']._serialized_start=164
+  _globals['_UPLOADIMAGEREQUEST']._serialized_end=255
+  _globals['_UPLOADIMAGERESPONSE']._serialized_start=257
+  _globals['_UPLOADIMAGERESPONSE']._serialized_end=355
+  _globals['_GETIMAGEUPLOADREQUEST']._serialized_start=357
+  _globals['_GETIMAGEUPLOADREQUEST']._serialized_end=457
+  _globals['_GETIMAGEUPLOADRESPONSE']._serialized_start=459
+  _globals['_GETIMAGEUPLOADRESPONSE']._serialized_end=533
+  _globals['_IMAGESERVICE']._serialized_start=536
+  _globals['_IMAGESERVICE']._serialized_end=773
 # @@protoc_insertion_point(module_scope)

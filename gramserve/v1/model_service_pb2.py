@@ -26,10 +26,11 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import client_pb2 as google_dot_api_dot_client__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from gramserve.v1 import access_pb2 as gramserve_dot_v1_dot_access__pb2
 from gramserve.v1 import model_pb2 as gramserve_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gramserve/v1/model_service.proto\x12\x0cgramserve.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x18gramserve/v1/model.proto\"F\n\x11ListModelsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.gramserve.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"A\n\x0fGetModelRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17gramserve.example/Model\"\x86\x01\n\x18ListModelVersionsRequest\x12\x37\n\x06parent\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \x12\x1egramserve.example/ModelVersion\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"h\n\x19ListModelVersionsResponse\x12\x32\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x1a.gramserve.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x16GetModelVersionRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1egramserve.example/ModelVersion\"}\n\x1aPromoteModelVersionRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1egramserve.example/ModelVersion\x12\x13\n\x05\x61lias\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x13\n\x05share\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x01\"^\n\x17RemoveModelAliasRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17gramserve.example/Model\x12\x13\n\x05\x61lias\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"\x8d\x01\n\x15GetModelShadowRequest\x12\x34\n\x04name\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xfa\x41\x1f\n\x1dgramserve.example/ModelShadow\x12 \n\x12production_version\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x1c\n\x0eshadow_version\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\"[\n\x14RollbackModelRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17gramserve.example/Model\x12\x13\n\x05\x61lias\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x32\xa1\x08\n\x0cModelService\x12\x66\n\nListModels\x12\x1f.gramserve.v1.ListModelsRequest\x1a .gramserve.v1.ListModelsResponse\"\x15\x90\x02\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12\x65\n\x08GetModel\x12\x1d.gramserve.v1.GetModelRequest\x1a\x13.gramserve.v1.Model\"%\x90\x02\x01\xda\x41\x04name\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/{name=models/*}\x12\x98\x01\n\x11ListModelVersions\x12&.gramserve.v1.ListModelVersionsRequest\x1a\'.gramserve.v1.ListModelVersionsResponse\"2\x90\x02\x01\xda\x41\x06parent\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=models/*}/versions\x12\x85\x01\n\x0fGetModelVersion\x12$.gramserve.v1.GetModelVersionRequest\x1a\x1a.gramserve.v1.ModelVersion\"0\x90\x02\x01\xda\x41\x04name\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{name=models/*/versions/*}\x12\x94\x01\n\x13PromoteModelVersion\x12(.gramserve.v1.PromoteModelVersionRequest\x1a\x13.gramserve.v1.Model\">\xda\x41\nname,alias\x82\xd3\xe4\x93\x02+\"&/v1/{name=models/*/versions/*}:promote:\x01*\x12~\n\rRollbackModel\x12\".gramserve.v1.RollbackModelRequest\x1a\x13.gramserve.v1.Model\"4\xda\x41\nname,alias\x82\xd3\xe4\x93\x02!\"\x1c/v1/{name=models/*}:rollback:\x01*\x12\x87\x01\n\x10RemoveModelAlias\x12%.gramserve.v1.RemoveModelAliasRequest\x1a\x13.gramserve.v1.Model\"7\xda\x41\nname,alias\x82\xd3\xe4\x93\x02$\"\x1f/v1/{name=models/*}:removeAlias:\x01*\x12~\n\x0eGetModelShadow\x12#.gramserve.v1.GetModelShadowRequest\x1a\x19.gramserve.v1.ModelShadow\",\x90\x02\x01\xda\x41\x04name\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{name=models/*/shadow}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n gramserve/v1/model_service.proto\x12\x0cgramserve.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x19gramserve/v1/access.proto\x1a\x18gramserve/v1/model.proto\"F\n\x11ListModelsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.gramserve.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"A\n\x0fGetModelRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17gramserve.example/Model\"\x86\x01\n\x18ListModelVersionsRequest\x12\x37\n\x06parent\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \x12\x1egramserve.example/ModelVersion\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"h\n\x19ListModelVersionsResponse\x12\x32\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x1a.gramserve.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x16GetModelVersionRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1egramserve.example/ModelVersion\"}\n\x1aPromoteModelVersionRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1egramserve.example/ModelVersion\x12\x13\n\x05\x61lias\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x13\n\x05share\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x01\"^\n\x17RemoveModelAliasRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17gramserve.example/Model\x12\x13\n\x05\x61lias\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"\x8d\x01\n\x15GetModelShadowRequest\x12\x34\n\x04name\x18\x01 \x01(\tB&\xe2\x41\x01\x02\xfa\x41\x1f\n\x1dgramserve.example/ModelShadow\x12 \n\x12production_version\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x1c\n\x0eshadow_version\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\"[\n\x14RollbackModelRequest\x12.\n\x04name\x18\x01 \x01(\tB \xe2\x41\x01\x02\xfa\x41\x19\n\x17gramserve.example/Model\x12\x13\n\x05\x61lias\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x32\xf2\x08\n\x0cModelService\x12r\n\nListModels\x12\x1f.gramserve.v1.ListModelsRequest\x1a .gramserve.v1.ListModelsResponse\"!\x90\x02\x01\xaa\xd4\x18\x08\n\x06\x01\x02\x03\x04\x05\x06\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12q\n\x08GetModel\x12\x1d.gramserve.v1.GetModelRequest\x1a\x13.gramserve.v1.Model\"1\x90\x02\x01\xda\x41\x04name\xaa\xd4\x18\x08\n\x06\x01\x02\x03\x04\x05\x06\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/{name=models/*}\x12\xa4\x01\n\x11ListModelVersions\x12&.gramserve.v1.ListModelVersionsRequest\x1a\'.gramserve.v1.ListModelVersionsResponse\">\x90\x02\x01\xda\x41\x06parent\xaa\xd4\x18\x08\n\x06\x01\x02\x03\x04\x05\x06\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=models/*}/versions\x12\x91\x01\n\x0fGetModelVersion\x12$.gramserve.v1.GetModelVersionRequest\x1a\x1a.gramserve.v1.ModelVersion\"<\x90\x02\x01\xda\x41\x04name\xaa\xd4\x18\x08\n\x06\x01\x02\x03\x04\x05\x06\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{name=models/*/versions/*}\x12\x9b\x01\n\x13PromoteModelVersion\x12(.gramserve.v1.PromoteModelVersionRequest\x1a\x13.gramserve.v1.Model\"E\xda\x41\nname,alias\xaa\xd4\x18\x03\n\x01\x04\x82\xd3\xe4\x93\x02+\"&/v1/{name=models/*/versions/*}:promote:\x01*\x12\x85\x01\n\rRollbackModel\x12\".gramserve.v1.RollbackModelRequest\x1a\x13.gramserve.v1.Model\";\xda\x41\nname,alias\xaa\xd4\x18\x03\n\x01\x04\x82\xd3\xe4\x93\x02!\"\x1c/v1/{name=models/*}:rollback:\x01*\x12\x8e\x01\n\x10RemoveModelAlias\x12%.gramserve.v1.RemoveModelAliasRequest\x1a\x13.gramserve.v1.Model\">\xda\x41\nname,alias\xaa\xd4\x18\x03\n\x01\x04\x82\xd3\xe4\x93\x02$\"\x1f/v1/{name=models/*}:removeAlias:\x01*\x12\x88\x01\n\x0eGetModelShadow\x12#.gramserve.v1.GetModelShadowRequest\x1a\x19.gramserve.v1.ModelShadow\"6\x90\x02\x01\xda\x41\x04name\xaa\xd4\x18\x06\n\x04\x03\x04\x05\x06\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{name=models/*/shadow}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -71,41 +72,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLLBACKMODELREQUEST'].fields_by_name['alias']._loaded_options = None
   _globals['_ROLLBACKMODELREQUEST'].fields_by_name['alias']._serialized_options = b'\342A\001\001'
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001\202\323\344\223\002\014\022\n/v1/models'
+  _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001\252\324\030\010\n\006\001\002\003\004\005\006\202\323\344\223\002\014\022\n/v1/models'
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001\332A\004name\202\323\344\223\002\025\022\023/v1/{name=models/*}'
+  _globals['_MODELSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001\332A\004name\252\324\030\010\n\006\001\002\003\004\005\006\202\323\344\223\002\025\022\023/v1/{name=models/*}'
   _globals['_MODELSERVICE'].methods_by_name['ListModelVersions']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['ListModelVersions']._serialized_options = b'\220\002\001\332A\006parent\202\323\344\223\002 \022\036/v1/{parent=models/*}/versions'
+  _globals['_MODELSERVICE'].methods_by_name['ListModelVersions']._serialized_options = b'\220\002\001\332A\006parent\252\324\030\010\n\006\001\002\003\004\005\006\202\323\344\223\002 \022\036/v1/{parent=models/*}/versions'
   _globals['_MODELSERVICE'].methods_by_name['GetModelVersion']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['GetModelVersion']._serialized_options = b'\220\002\001\332A\004name\202\323\344\223\002 \022\036/v1/{name=models/*/versions/*}'
+  _globals['_MODELSERVICE'].methods_by_name['GetModelVersion']._serialized_options = b'\220\002\001\332A\004name\252\324\030\010\n\006\001\002\003\004\005\006\202\323\344\223\002 \022\036/v1/{name=models/*/versions/*}'
   _globals['_MODELSERVICE'].methods_by_name['PromoteModelVersion']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['PromoteModelVersion']._serialized_options = b'\332A\nname,alias\202\323\344\223\002+\"&/v1/{name=models/*/versions/*}:promote:\001*'
+  _globals['_MODELSERVICE'].methods_by_name['PromoteModelVersion']._serialized_options = b'\332A\nname,alias\252\324\030\003\n\001\004\202\323\344\223\002+\"&/v1/{name=models/*/versions/*}:promote:\001*'
   _globals['_MODELSERVICE'].methods_by_name['RollbackModel']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['RollbackModel']._serialized_options = b'\332A\nname,alias\202\323\344\223\002!\"\034/v1/{name=models/*}:rollback:\001*'
+  _globals['_MODELSERVICE'].methods_by_name['RollbackModel']._serialized_options = b'\332A\nname,alias\252\324\030\003\n\001\004\202\323\344\223\002!\"\034/v1/{name=models/*}:rollback:\001*'
   _globals['_MODELSERVICE'].methods_by_name['RemoveModelAlias']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['RemoveModelAlias']._serialized_options = b'\332A\nname,alias\202\323\344\223\002$\"\037/v1/{name=models/*}:removeAlias:\001*'
+  _globals['_MODELSERVICE'].methods_by_name['RemoveModelAlias']._serialized_options = b'\332A\nname,alias\252\324\030\003\n\001\004\202\323\344\223\002$\"\037/v1/{name=models/*}:removeAlias:\001*'
   _globals['_MODELSERVICE'].methods_by_name['GetModelShadow']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['GetModelShadow']._serialized_options = b'\220\002\001\332A\004name\202\323\344\223\002\034\022\032/v1/{name=models/*/shadow}'
-  _globals['_LISTMODELSREQUEST']._serialized_start=191
-  _globals['_LISTMODELSREQUEST']._serialized_end=261
-  _globals['_LISTMODELSRESPONSE']._serialized_start=263
-  _globals['_LISTMODELSRESPONSE']._serialized_end=345
-  _globals['_GETMODELREQUEST']._serialized_start=347
-  _globals['_GETMODELREQUEST']._serialized_end=412
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=415
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=549
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=551
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=655
-  _globals['_GETMODELVERSIONREQUEST']._serialized_start=657
-  _globals['_GETMODELVERSIONREQUEST']._serialized_end=736
-  _globals['_PROMOTEMODELVERSIONREQUEST']._serialized_start=738
-  _globals['_PROMOTEMODELVERSIONREQUEST']._serialized_end=863
-  _globals['_REMOVEMODELALIASREQUEST']._serialized_start=865
-  _globals['_REMOVEMODELALIASREQUEST']._serialized_end=959
-  _globals['_GETMODELSHADOWREQUEST']._serialized_start=962
-  _globals['_GETMODELSHADOWREQUEST']._serialized_end=1103
-  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1105
-  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1196
-  _globals['_MODELSERVICE']._serialized_start=1199
-  _globals['_MODELSERVICE']._serialized_end=2256
+  _globals['_MODELSERVICE'].methods_by_name['GetModelShadow']._serialized_options = b'\220\002\001\332A\004name\252\324\030\006\n\004\003\004\005\006\202\323\344\223\002\034\022\032/v1/{name=models/*/shadow}'
+  _globals['_LISTMODELSREQUEST']._serialized_start=218
+  _globals['_LISTMODELSREQUEST']._serialized_end=288
+  _globals['_LISTMODELSRESPONSE']._serialized_start=290
+  _globals['_LISTMODELSRESPONSE']._serialized_end=372
+  _globals['_GETMODELREQUEST']._serialized_start=374
+  _globals['_GETMODELREQUEST']._serialized_end=439
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=442
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=576
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=578
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=682
+  _globals['_GETMODELVERSIONREQUEST']._serialized_start=684
+  _globals['_GETMODELVERSIONREQUEST']._serialized_end=763
+  _globals['_PROMOTEMODELVERSIONREQUEST']._serialized_start=765
+  _globals['_PROMOTEMODELVERSIONREQUEST']._serialized_end=890
+  _globals['_REMOVEMODELALIASREQUEST']._serialized_start=892
+  _globals['_REMOVEMODELALIASREQUEST']._serialized_end=986
+  _globals['_GETMODELSHADOWREQUEST']._serialized_start=989
+  _globals['_GETMODELSHADOWREQUEST']._serialized_end=1130
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1132
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1223
+  _globals['_MODELSERVICE']._serialized_start=1226
+  _globals['_MODELSERVICE']._serialized_end=2364
 # @@protoc_insertion_point(module_scope)

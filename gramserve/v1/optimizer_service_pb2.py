@@ -27,11 +27,12 @@ from google.api import client_pb2 as google_dot_api_dot_client__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import field_info_pb2 as google_dot_api_dot_field__info__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from gramserve.v1 import access_pb2 as gramserve_dot_v1_dot_access__pb2
 from gramserve.v1 import optimization_pb2 as gramserve_dot_v1_dot_optimization__pb2
 from gramserve.v1 import upload_pb2 as gramserve_dot_v1_dot_upload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$gramserve/v1/optimizer_service.proto\x12\x0cgramserve.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a\x1fgramserve/v1/optimization.proto\x1a\x19gramserve/v1/upload.proto\"Z\n\x11UploadFileRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.gramserve.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04\x64\x61ta\"a\n\x12UploadFileResponse\x12\x14\n\x06sha256\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\ralready_known\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x03\",\n\x14GetFileUploadRequest\x12\x14\n\x06sha256\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"I\n\x15GetFileUploadResponse\x12\x30\n\x06status\x18\x01 \x01(\x0b\x32\x1a.gramserve.v1.UploadStatusB\x04\xe2\x41\x01\x03\"\x94\x01\n\x19\x43reateOptimizationRequest\x12\x1d\n\x0foptimization_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x36\n\x0coptimization\x18\x02 \x01(\x0b\x32\x1a.gramserve.v1.OptimizationB\x04\xe2\x41\x01\x02\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"O\n\x16GetOptimizationRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1egramserve.example/Optimization\"M\n\x18ListOptimizationsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"g\n\x19ListOptimizationsResponse\x12\x31\n\roptimizations\x18\x01 \x03(\x0b\x32\x1a.gramserve.v1.Optimization\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x18WatchOptimizationRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1egramserve.example/Optimization\"M\n\x19WatchOptimizationResponse\x12\x30\n\x0coptimization\x18\x01 \x01(\x0b\x32\x1a.gramserve.v1.Optimization\"R\n\x19\x43\x61ncelOptimizationRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1egramserve.example/Optimization2\xef\x06\n\x10OptimizerService\x12Q\n\nUploadFile\x12\x1f.gramserve.v1.UploadFileRequest\x1a .gramserve.v1.UploadFileResponse(\x01\x12]\n\rGetFileUpload\x12\".gramserve.v1.GetFileUploadRequest\x1a#.gramserve.v1.GetFileUploadResponse\"\x03\x90\x02\x01\x12\xa1\x01\n\x12\x43reateOptimization\x12\'.gramserve.v1.CreateOptimizationRequest\x1a\x1a.gramserve.v1.Optimization\"F\xda\x41\x1coptimization,optimization_id\x82\xd3\xe4\x93\x02!\"\x11/v1/optimizations:\x0coptimization\x12\x81\x01\n\x0fGetOptimization\x12$.gramserve.v1.GetOptimizationRequest\x1a\x1a.gramserve.v1.Optimization\",\x90\x02\x01\xda\x41\x04name\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{name=optimizations/*}\x12\x82\x01\n\x11ListOptimizations\x12&.gramserve.v1.ListOptimizationsRequest\x1a\'.gramserve.v1.ListOptimizationsResponse\"\x1c\x90\x02\x01\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/optimizations\x12k\n\x11WatchOptimization\x12&.gramserve.v1.WatchOptimizationRequest\x1a\'.gramserve.v1.WatchOptimizationResponse\"\x03\x90\x02\x01\x30\x01\x12\x8e\x01\n\x12\x43\x61ncelOptimization\x12\'.gramserve.v1.CancelOptimizationRequest\x1a\x1a.gramserve.v1.Optimization\"3\xda\x41\x04name\x82\xd3\xe4\x93\x02&\"!/v1/{name=optimizations/*}:cancel:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$gramserve/v1/optimizer_service.proto\x12\x0cgramserve.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a\x19google/api/resource.proto\x1a\x19gramserve/v1/access.proto\x1a\x1fgramserve/v1/optimization.proto\x1a\x19gramserve/v1/upload.proto\"Z\n\x11UploadFileRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.gramserve.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04\x64\x61ta\"a\n\x12UploadFileResponse\x12\x14\n\x06sha256\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\ralready_known\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x03\",\n\x14GetFileUploadRequest\x12\x14\n\x06sha256\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"I\n\x15GetFileUploadResponse\x12\x30\n\x06status\x18\x01 \x01(\x0b\x32\x1a.gramserve.v1.UploadStatusB\x04\xe2\x41\x01\x03\"\x94\x01\n\x19\x43reateOptimizationRequest\x12\x1d\n\x0foptimization_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x36\n\x0coptimization\x18\x02 \x01(\x0b\x32\x1a.gramserve.v1.OptimizationB\x04\xe2\x41\x01\x02\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\"O\n\x16GetOptimizationRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1egramserve.example/Optimization\"M\n\x18ListOptimizationsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"g\n\x19ListOptimizationsResponse\x12\x31\n\roptimizations\x18\x01 \x03(\x0b\x32\x1a.gramserve.v1.Optimization\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x18WatchOptimizationRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1egramserve.example/Optimization\"M\n\x19WatchOptimizationResponse\x12\x30\n\x0coptimization\x18\x01 \x01(\x0b\x32\x1a.gramserve.v1.Optimization\"R\n\x19\x43\x61ncelOptimizationRequest\x12\x35\n\x04name\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xfa\x41 \n\x1egramserve.example/Optimization2\xac\x07\n\x10OptimizerService\x12Z\n\nUploadFile\x12\x1f.gramserve.v1.UploadFileRequest\x1a .gramserve.v1.UploadFileResponse\"\x07\xaa\xd4\x18\x03\n\x01\x03(\x01\x12\x64\n\rGetFileUpload\x12\".gramserve.v1.GetFileUploadRequest\x1a#.gramserve.v1.GetFileUploadResponse\"\n\x90\x02\x01\xaa\xd4\x18\x03\n\x01\x03\x12\xa8\x01\n\x12\x43reateOptimization\x12\'.gramserve.v1.CreateOptimizationRequest\x1a\x1a.gramserve.v1.Optimization\"M\xda\x41\x1coptimization,optimization_id\xaa\xd4\x18\x03\n\x01\x03\x82\xd3\xe4\x93\x02!\"\x11/v1/optimizations:\x0coptimization\x12\x8b\x01\n\x0fGetOptimization\x12$.gramserve.v1.GetOptimizationRequest\x1a\x1a.gramserve.v1.Optimization\"6\x90\x02\x01\xda\x41\x04name\xaa\xd4\x18\x06\n\x04\x03\x04\x05\x06\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{name=optimizations/*}\x12\x8c\x01\n\x11ListOptimizations\x12&.gramserve.v1.ListOptimizationsRequest\x1a\'.gramserve.v1.ListOptimizationsResponse\"&\x90\x02\x01\xaa\xd4\x18\x06\n\x04\x03\x04\x05\x06\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/optimizations\x12u\n\x11WatchOptimization\x12&.gramserve.v1.WatchOptimizationRequest\x1a\'.gramserve.v1.WatchOptimizationResponse\"\r\x90\x02\x01\xaa\xd4\x18\x06\n\x04\x03\x04\x05\x06\x30\x01\x12\x96\x01\n\x12\x43\x61ncelOptimization\x12\'.gramserve.v1.CancelOptimizationRequest\x1a\x1a.gramserve.v1.Optimization\";\xda\x41\x04name\xaa\xd4\x18\x04\n\x02\x03\x06\x82\xd3\xe4\x93\x02&\"!/v1/{name=optimizations/*}:cancel:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -64,40 +65,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHOPTIMIZATIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A \n\036gramserve.example/Optimization'
   _globals['_CANCELOPTIMIZATIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_CANCELOPTIMIZATIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A \n\036gramserve.example/Optimization'
+  _globals['_OPTIMIZERSERVICE'].methods_by_name['UploadFile']._loaded_options = None
+  _globals['_OPTIMIZERSERVICE'].methods_by_name['UploadFile']._serialized_options = b'\252\324\030\003\n\001\003'
   _globals['_OPTIMIZERSERVICE'].methods_by_name['GetFileUpload']._loaded_options = None
-  _globals['_OPTIMIZERSERVICE'].methods_by_name['GetFileUpload']._serialized_options = b'\220\002\001'
+  _globals['_OPTIMIZERSERVICE'].methods_by_name['GetFileUpload']._serialized_options = b'\220\002\001\252\324\030\003\n\001\003'
   _globals['_OPTIMIZERSERVICE'].methods_by_name['CreateOptimization']._loaded_options = None
-  _globals['_OPTIMIZERSERVICE'].methods_by_name['CreateOptimization']._serialized_options = b'\332A\034optimization,optimization_id\202\323\344\223\002!\"\021/v1/optimizations:\014optimization'
+  _globals['_OPTIMIZERSERVICE'].methods_by_name['CreateOptimization']._serialized_options = b'\332A\034optimization,optimization_id\252\324\030\003\n\001\003\202\323\344\223\002!\"\021/v1/optimizations:\014optimization'
   _globals['_OPTIMIZERSERVICE'].methods_by_name['GetOptimization']._loaded_options = None
-  _globals['_OPTIMIZERSERVICE'].methods_by_name['GetOptimization']._serialized_options = b'\220\002\001\332A\004name\202\323\344\223\002\034\022\032/v1/{name=optimizations/*}'
+  _globals['_OPTIMIZERSERVICE'].methods_by_name['GetOptimization']._serialized_options = b'\220\002\001\332A\004name\252\324\030\006\n\004\003\004\005\006\202\323\344\223\002\034\022\032/v1/{name=optimizations/*}'
   _globals['_OPTIMIZERSERVICE'].methods_by_name['ListOptimizations']._loaded_options = None
-  _globals['_OPTIMIZERSERVICE'].methods_by_name['ListOptimizations']._serialized_options = b'\220\002\001\202\323\344\223\002\023\022\021/v1/optimizations'
+  _globals['_OPTIMIZERSERVICE'].methods_by_name['ListOptimizations']._serialized_options = b'\220\002\001\252\324\030\006\n\004\003\004\005\006\202\323\344\223\002\023\022\021/v1/optimizations'
   _globals['_OPTIMIZERSERVICE'].methods_by_name['WatchOptimization']._loaded_options = None
-  _globals['_OPTIMIZERSERVICE'].methods_by_name['WatchOptimization']._serialized_options = b'\220\002\001'
+  _globals['_OPTIMIZERSERVICE'].methods_by_name['WatchOptimization']._serialized_options = b'\220\002\001\252\324\030\006\n\004\003\004\005\006'
   _globals['_OPTIMIZERSERVICE'].methods_by_name['CancelOptimization']._loaded_options = None
-  _globals['_OPTIMIZERSERVICE'].methods_by_name['CancelOptimization']._serialized_options = b'\332A\004name\202\323\344\223\002&\"!/v1/{name=optimizations/*}:cancel:\001*'
-  _globals['_UPLOADFILEREQUEST']._serialized_start=258
-  _globals['_UPLOADFILEREQUEST']._serialized_end=348
-  _globals['_UPLOADFILERESPONSE']._serialized_start=350
-  _globals['_UPLOADFILERESPONSE']._serialized_end=447
-  _globals['_GETFILEUPLOADREQUEST']._serialized_start=449
-  _globals['_GETFILEUPLOADREQUEST']._serialized_end=493
-  _globals['_GETFILEUPLOADRESPONSE']._serialized_start=495
-  _globals['_GETFILEUPLOADRESPONSE']._serialized_end=568
-  _globals['_CREATEOPTIMIZATIONREQUEST']._serialized_start=571
-  _globals['_CREATEOPTIMIZATIONREQUEST']._serialized_end=719
-  _globals['_GETOPTIMIZATIONREQUEST']._serialized_start=721
-  _globals['_GETOPTIMIZATIONREQUEST']._serialized_end=800
-  _globals['_LISTOPTIMIZATIONSREQUEST']._serialized_start=802
-  _globals['_LISTOPTIMIZATIONSREQUEST']._serialized_end=879
-  _globals['_LISTOPTIMIZATIONSRESPONSE']._serialized_start=881
-  _globals['_LISTOPTIMIZATIONSRESPONSE']._serialized_end=984
-  _globals['_WATCHOPTIMIZATIONREQUEST']._serialized_start=986
-  _globals['_WATCHOPTIMIZATIONREQUEST']._serialized_end=1067
-  _globals['_WATCHOPTIMIZATIONRESPONSE']._serialized_start=1069
-  _globals['_WATCHOPTIMIZATIONRESPONSE']._serialized_end=1146
-  _globals['_CANCELOPTIMIZATIONREQUEST']._serialized_start=1148
-  _globals['_CANCELOPTIMIZATIONREQUEST']._serialized_end=1230
-  _globals['_OPTIMIZERSERVICE']._serialized_start=1233
-  _globals['_OPTIMIZERSERVICE']._serialized_end=2112
+  _globals['_OPTIMIZERSERVICE'].methods_by_name['CancelOptimization']._serialized_options = b'\332A\004name\252\324\030\004\n\002\003\006\202\323\344\223\002&\"!/v1/{name=optimizations/*}:cancel:\001*'
+  _globals['_UPLOADFILEREQUEST']._serialized_start=285
+  _globals['_UPLOADFILEREQUEST']._serialized_end=375
+  _globals['_UPLOADFILERESPONSE']._serialized_start=377
+  _globals['_UPLOADFILERESPONSE']._serialized_end=474
+  _globals['_GETFILEUPLOADREQUEST']._serialized_start=476
+  _globals['_GETFILEUPLOADREQUEST']._serialized_end=520
+  _globals['_GETFILEUPLOADRESPONSE']._serialized_start=522
+  _globals['_GETFILEUPLOADRESPONSE']._serialized_end=595
+  _globals['_CREATEOPTIMIZATIONREQUEST']._serialized_start=598
+  _globals['_CREATEOPTIMIZATIONREQUEST']._serialized_end=746
+  _globals['_GETOPTIMIZATIONREQUEST']._serialized_start=748
+  _globals['_GETOPTIMIZATIONREQUEST']._serialized_end=827
+  _globals['_LISTOPTIMIZATIONSREQUEST']._serialized_start=829
+  _globals['_LISTOPTIMIZATIONSREQUEST']._serialized_end=906
+  _globals['_LISTOPTIMIZATIONSRESPONSE']._serialized_start=908
+  _globals['_LISTOPTIMIZATIONSRESPONSE']._serialized_end=1011
+  _globals['_WATCHOPTIMIZATIONREQUEST']._serialized_start=1013
+  _globals['_WATCHOPTIMIZATIONREQUEST']._serialized_end=1094
+  _globals['_WATCHOPTIMIZATIONRESPONSE']._serialized_start=1096
+  _globals['_WATCHOPTIMIZATIONRESPONSE']._serialized_end=1173
+  _globals['_CANCELOPTIMIZATIONREQUEST']._serialized_start=1175
+  _globals['_CANCELOPTIMIZATIONREQUEST']._serialized_end=1257
+  _globals['_OPTIMIZERSERVICE']._serialized_start=1260
+  _globals['_OPTIMIZERSERVICE']._serialized_end=2200
 # @@protoc_insertion_point(module_scope)

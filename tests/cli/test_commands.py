@@ -122,3 +122,11 @@ def test_doctor_says_what_is_wrong(tmp_path: Path, nobody: str) -> None:
     assert result.output.count("failed") == 2
     assert "GRAMSERVE_REDIS_URL" in result.output
     assert "GRAMSERVE_STORE_URL" in result.output
+
+
+@pytest.mark.parametrize("url", ["redis://worker:hunter2@{}", "redis://{}?password=hunter2", "unix://:hunter2@/x.sock"])
+def test_doctor_does_not_repeat_the_password_of_redis(tmp_path: Path, nobody: str, url: str) -> None:
+    result = runner.invoke(app, ["doctor", "--data-dir", str(tmp_path), "--redis-url", url.format(nobody)])
+    assert result.exit_code == 1
+    assert "GRAMSERVE_REDIS_URL" in result.output
+    assert "hunter2" not in result.output

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gramserve.client import GramserveClient
+from gramserve.client import GramserveClient, Patience
 from gramserve.errors import AlreadyExists, InvalidInput, NotFound, PreconditionFailed, Reason
 from gramserve.v1.slide_batch_pb2 import SlideBatch
 from gramserve.v1.slide_batch_service_pb2 import WatchSlideBatchResponse
 from gramserve.v1.slide_pb2 import Slide
+from tests.faults.proxy import fault_proxy
 from tests.gateway.stack import Stack, new_request_id, slides
 from tests.waiting import until
 
@@ -94,6 +95,27 @@ async def test_a_batch_is_cancelled_once(client: GramserveClient) -> None:
     with pytest.raises(PreconditionFailed) as caught:
         await client.cancel_batch(batch.name)
     assert caught.value.reason is Reason.BATCH_TERMINAL
+
+
+async def test_a_cancel_whose_answer_was_lost_is_repeated_and_answered(stack: Stack, tmp_path: Path) -> None:
+    assert stack.app is not None
+    async with (
+        fault_proxy(f"127.0.0.1:{stack.app.port}", tmp_path / "near") as line,
+        GramserveClient(line.url, laboratory="north", patience=Patience(total_s=20.0, first_wait_s=0.01)) as client,
+    ):
+        batch = await client.create_batch(slides(3), model="models/gram")
+        await stack.command("CLIENT", "PAUSE", "1000000", "WRITE")  # the cancel waits in the gateway
+        cancelling = asyncio.create_task(client.cancel_batch(batch.name, etag=(await stack.get(batch.name)).etag))
+        await until(lambda: stopped(stack, batch.name))
+        line.cut()
+        await stack.command("CLIENT", "UNPAUSE")
+        await stack.ended(batch.name)
+        line.heal()
+        assert (await cancelling).state == SlideBatch.STATE_CANCELLED
+
+
+async def stopped(stack: Stack, name: str) -> bool:
+    return await stack.batches.get_stop("north", name.rpartition("/")[2], 0) is not None
 
 
 async def test_known_bytes_are_sent_once(stack: Stack, client: GramserveClient, tmp_path: Path) -> None:

@@ -186,3 +186,12 @@ async def test_I1_kill_9_of_up_leaves_no_orphans_and_the_next_up_finishes_the_ba
             await every_slide_has_one_result(client, again, batch)
     finally:
         await again.stop()
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.2", "127.0.0.2"), ("::1", "[::1]")])
+async def test_it_says_where_it_listens_whatever_the_folder_is_called(tmp_path: Path, host: str, shown: str) -> None:
+    async with running(tmp_path / "a {night}", "--host", host, "--children", "1") as up:
+        address = up.address("gateway")
+        assert address.rpartition(":")[0] == shown
+        async with GramserveClient(address, patience=PATIENCE) as client:
+            assert [model.name async for model in client.list_models()] == ["models/gram"]

@@ -7,7 +7,9 @@ from typing import Any
 import grpc
 import pytest
 
+from gateway.paging import encode_token
 from gramserve.errors import Reason
+from gramserve.v1 import model_service_pb2 as m
 from gramserve.v1 import slide_batch_pb2 as b
 from gramserve.v1 import slide_batch_service_pb2 as s
 from gramserve.v1 import slide_pb2
@@ -113,6 +115,22 @@ async def test_a_page_has_at_most_a_thousand_slides(stack: Stack) -> None:
 async def test_a_page_token_that_is_none_is_refused(stack: Stack, token: str) -> None:
     batch = await stack.create(1)
     for call in (batches(stack, page_token=token), slides(stack, batch.name, page_token=token)):
+        code, error = await refused(call)
+        assert (code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.INVALID_PAGE_TOKEN)
+
+
+@pytest.mark.parametrize("position", [[], ["x"], [None], [-1], [1, 2], [[]], [1e400], [{}]])
+async def test_a_forged_page_token_is_refused_and_no_internal_error(stack: Stack, position: list[object]) -> None:
+    batch = await stack.create(1)
+    key = batch.name.replace("laboratories/", "").replace("slideBatches/", "")
+    for call in (
+        batches(stack, page_token=encode_token(("batches", "north", ""), position)),
+        slides(stack, batch.name, page_token=encode_token(("slides", key, ""), position)),
+        stack.models.ListModelVersions(
+            m.ListModelVersionsRequest(parent="models/gram", page_token=encode_token(("versions", "gram"), position))
+        ),
+        stack.models.ListModels(m.ListModelsRequest(page_token=encode_token(("models",), [*position, 1]))),
+    ):
         code, error = await refused(call)
         assert (code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, Reason.INVALID_PAGE_TOKEN)
 

@@ -93,6 +93,29 @@ def soon(seconds: float) -> Timestamp:
     return stamp
 
 
+async def test_I1_I12_who_was_cancelled_before_the_deadline_stays_so_when_redis_is_lost_after_it(stack: Stack) -> None:
+    due = soon(1.5)
+    batch = await stack.create(4, deliver_by=due)
+    await stack.worker.lease(1)
+    await cancel(stack, batch.name)
+    await until(lambda: time.time() > due.seconds + due.nanos / 1e9)
+    await stack.flush()
+    ended = await stack.ended(batch.name)
+    assert ended.state == STATE.STATE_CANCELLED
+    assert (ended.completion_stats.cancelled_count, ended.completion_stats.expired_count) == (4, 0)
+
+
+async def test_I1_I12_who_expired_before_it_was_cancelled_stays_so_when_redis_is_lost(stack: Stack) -> None:
+    due = soon(0.5)
+    batch = await stack.create(4, deliver_by=due)
+    await stack.worker.lease(1)
+    await until(lambda: time.time() > due.seconds + due.nanos / 1e9)
+    await cancel(stack, batch.name)
+    await stack.flush()
+    ended = await stack.ended(batch.name)
+    assert (ended.completion_stats.cancelled_count, ended.completion_stats.expired_count) == (0, 4)
+
+
 async def test_I12_nothing_starts_after_deliver_by_and_what_is_done_is_delivered(stack: Stack) -> None:
     batch = await stack.create(6, deliver_by=soon(1.0))
     leases = await stack.worker.lease(3)

@@ -16,6 +16,8 @@ from gramserve.oip import open_inference_pb2 as pb
 from gramserve.oip.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from gramserve.store.records import ImageRecord
 from inference_svc.app import App
+from inference_svc.protocol import Infer
+from inference_svc.work import TimedOut
 from tests.inference.bench import Bench
 from tests.inference.oip import caller, refusal, tile_request, tiles_of
 from tests.waiting import until
@@ -114,6 +116,24 @@ async def test_a_request_that_waits_in_a_child_that_dies_is_run_by_another(bench
         for image in images:
             bench.let_go(image)
         assert (await call).model_version == "1"
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [(TimedOut(300.0), Reason.SLIDE_TIMEOUT), (TimedOut(60.0, cpu=True), Reason.CPU_TIME_EXCEEDED)],
+)
+async def test_a_request_that_took_too_long_hears_which_time_it_used_up(
+    bench: Bench, ending: TimedOut, reason: Reason
+) -> None:
+    async with busy(bench) as (app, stub, images):
+        call = stub.ModelInfer(REQUEST)
+        await until(lambda: any(child.infers for child in app.children.able))
+        (child,) = app.children.able
+        next(ticket for ticket in child.pending.values() if isinstance(ticket.work, Infer)).end(ending)
+        error = await refusal(call)
+        assert error.reason is reason
+        assert f"{ending.limit_s:g} s" in error.message
+        bench.let_go(images[0])
 
 
 async def test_without_a_child_a_request_is_told_to_come_back(bench: Bench) -> None:

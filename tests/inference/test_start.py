@@ -71,9 +71,10 @@ def test_allowed_roots_must_be_absolute(monkeypatch: pytest.MonkeyPatch) -> None
         load(WorkerSettings, allowed_roots=("scans",))
 
 
-def test_children_do_not_know_the_queue_and_use_one_thread() -> None:
-    environment = child_environment({"GRAMSERVE_REDIS_URL": "redis://secret", "PATH": "/bin"}, 1000)
-    assert "GRAMSERVE_REDIS_URL" not in environment
+def test_children_know_neither_the_queue_nor_a_signing_key_and_use_one_thread() -> None:
+    ours = {"GRAMSERVE_REDIS_URL": "redis://secret", "GRAMSERVE_OPTIMIZER_SIGNING_KEY": "pkcs11:x?pin-value=secret"}
+    environment = child_environment(ours | {"PATH": "/bin"}, 1000)
+    assert "secret" not in str(environment)
     assert (environment["PATH"], environment["OMP_NUM_THREADS"]) == ("/bin", "1")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import stat
+import struct
 import zipfile
 from pathlib import Path
 
@@ -96,3 +97,39 @@ def test_a_file_that_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> Non
 def test_an_archive_without_train_is_refused(tmp_path: Path) -> None:
     archive = pack(tmp_path / "data.zip", {"tiles/A/1.png": b"x"})
     assert "no train folder" in refused(archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_is_no_readable_zip_however_it_is_compressed(tmp_path: Path, compression: int) -> None:
+    archive = tmp_path / "data.zip"
+    with zipfile.ZipFile(archive, "w", compression) as file:
+        file.writestr("train/A/1.png", b"x" * 100)
+    data = bytearray(archive.read_bytes())
+    data[56:66] = bytes(10)
+    archive.write_bytes(data)
+    assert "not a readable zip" in refused(archive, tmp_path / "out")
+
+
+def test_a_directory_that_begins_before_the_file_is_no_readable_zip(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "data.zip", {"train/A/1.png": b"x"})
+    data = bytearray(archive.read_bytes())
+    at = data.rindex(b"PK\x05\x06") + 16
+    data[at : at + 4] = (int.from_bytes(data[at : at + 4], "little") + 500).to_bytes(4, "little")
+    archive.write_bytes(data)
+    assert "not a readable zip" in refused(archive, tmp_path / "out")
+
+
+def test_a_file_and_a_folder_of_one_name_are_no_readable_zip(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "data.zip", {"train/A": b"x", "train/A/1.png": b"x"})
+    assert "not a readable zip" in refused(archive, tmp_path / "out")
+
+
+def test_a_member_without_a_name_is_refused(tmp_path: Path) -> None:
+    """No writer makes one: the one letter of a name becomes extra data in the archive's directory."""
+    archive = pack(tmp_path / "data.zip", {"train/A/1.png": b"x", "n": b"y"})
+    data = bytearray(archive.read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + 28 : entry + 32] = struct.pack("<HH", 0, 1)
+    archive.write_bytes(data)
+    assert "name" in refused(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

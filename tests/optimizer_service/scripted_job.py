@@ -65,8 +65,11 @@ def run(
         case "does_not_listen":
             _wait(lambda: False)
         case "has_children":
-            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-            (folder / "child").write_text(str(child.pid))
+            try:
+                started = str(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid)
+            except PermissionError:
+                started = "refused"
+            (folder / "child").write_text(started)
             _wait(stop)
         case other:
             raise AssertionError(other)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -247,7 +249,11 @@ async def test_a_listing_has_the_newest_first_page_by_page(caller: Caller) -> No
     assert len((await _page(caller)).optimizations) == 6
 
 
-@pytest.mark.parametrize("token", ["x", "!!!", "bnVsbA", "WyJiYXRjaGVzIiwxLCJ4Il0"])
+HUGE = base64.urlsafe_b64encode(json.dumps(["optimizations", 10**400, "x"]).encode()).decode().rstrip("=")
+NESTED = base64.urlsafe_b64encode(b"[" * 100_000).decode().rstrip("=")
+
+
+@pytest.mark.parametrize("token", ["x", "!!!", "bnVsbA", "WyJiYXRjaGVzIiwxLCJ4Il0", HUGE, NESTED])
 async def test_a_page_token_of_somebody_else_is_refused(caller: Caller, token: str) -> None:
     assert (await refused(_page(caller, page_token=token))).reason is Reason.INVALID_PAGE_TOKEN
 

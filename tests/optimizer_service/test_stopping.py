@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gramserve.errors import PreconditionFailed, Reason
 from gramserve.rpc.channel import open_channel
+from gramserve.sandbox import missing
 from optimizer_svc.app import App
 from tests.optimizer_service.conftest import SCRIPTED, Bench, Caller, State, gone, id_of, refused
 from tests.waiting import until
@@ -43,14 +44,18 @@ async def test_one_that_does_not_stop_is_killed_after_a_grace(bench: Bench) -> N
         assert (await caller.ended(created.name)).state == State.STATE_CANCELLED
 
 
-async def test_what_the_job_started_ends_with_it(bench: Bench, caller: Caller) -> None:
+async def test_a_job_starts_no_process_or_where_the_kernel_lets_it_that_ends_with_it(
+    bench: Bench, caller: Caller
+) -> None:
     created = await caller.create("has_children")
     await caller.started(created.name)
     path = bench.folder / "work" / id_of(created.name) / "run" / "child"
-    child = int(await until(lambda: path.exists() and path.read_text()))
+    child = await until(lambda: path.exists() and path.read_text())
+    assert (child == "refused") is ("seccomp" not in missing())
     await caller.cancel(created.name)
     await caller.ended(created.name)
-    await gone(child)
+    if child != "refused":
+        await gone(int(child))
 
 
 async def test_to_cancel_twice_is_to_cancel_once(caller: Caller) -> None:

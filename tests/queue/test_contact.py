@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gramserve.errors import Reason, Unavailable
 from gramserve.queue import ContactWatch, Queue, Server
 
 LEASE_S = 30.0
@@ -91,3 +92,33 @@ async def test_it_reads_what_the_queue_says_of_its_server(queue: Queue) -> None:
     watch.seen(await queue.server())
     assert watch.settled
     assert watch.restarts == 0
+
+
+def test_a_clock_that_went_back_behind_the_start_of_redis_stops_no_sweep(clocks: Clocks) -> None:
+    assert clocks.look(after_s=10 * LEASE_S)
+    clocks.started = clocks.now + 3600
+    assert clocks.look(after_s=1)
+
+
+async def test_an_answer_that_took_longer_than_half_a_lease_counts_as_a_loss(clocks: Clocks) -> None:
+    assert clocks.look()
+
+    async def late() -> Server:
+        clocks.now += LEASE_S / 2 + 1
+        return Server(clocks.run_id, clocks.now, clocks.now)
+
+    await clocks.watch.look(late)
+    assert not clocks.watch.settled
+    assert not clocks.look(after_s=LEASE_S - 1)
+    assert clocks.look(after_s=1)
+
+
+async def test_a_look_that_fails_is_a_loss(clocks: Clocks) -> None:
+    assert clocks.look()
+
+    async def nobody_there() -> Server:
+        raise Unavailable(Reason.QUEUE_UNAVAILABLE, "the queue cannot be reached")
+
+    with pytest.raises(Unavailable):
+        await clocks.watch.look(nobody_there)
+    assert not clocks.watch.settled

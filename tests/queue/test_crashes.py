@@ -117,3 +117,26 @@ async def test_a_slide_of_a_stopped_batch_is_not_condemned(lane: Lane, queue: Qu
     found = await queue.reclaim("sweeper")
     assert (found.requeued, found.condemned) == (1, ())
     assert (await lane.snapshot("lab/b")).cancelled == 2
+
+
+async def test_I4_a_sweep_that_a_jump_of_the_clock_overtakes_takes_nothing_back(lane: Lane, queue: Queue) -> None:
+    await lane.fill("lab/b", 1)
+    await lane.lease_one()
+    await lane.let_leases_run_out()
+    now_s = (await queue.server()).time_s
+    assert (await queue.reclaim("sweeper", looked_s=now_s - queue.lease_s)).requeued == 0
+    assert (await queue.reclaim("sweeper", looked_s=now_s)).requeued == 1
+
+
+async def test_I6_a_lease_and_a_retry_that_a_clock_put_far_ahead_come_back_in_time(lane: Lane, queue: Queue) -> None:
+    await lane.fill("lab/b", 2)
+    failed, dead = await queue.lease("w1", 2, idle=True)
+    await queue.fail(failed, "w1", crash=False, delay_s=60.0)
+    an_hour_ahead = ((await queue.server()).time_s + 3600) * 1000
+    await lane.redis.zadd(lane.key("delayed"), {failed.entry: an_hour_ahead})
+    await lane.redis.zadd(lane.key("leased"), {dead.entry: an_hour_ahead})
+    assert (await queue.reclaim("sweeper")).requeued == 0
+    ends_ms = await lane.redis.zscore(lane.key("leased"), dead.entry)
+    assert ends_ms / 1000 <= (await queue.server()).time_s + queue.lease_s
+    assert [lease.index for lease in await queue.lease("w2", 2, idle=True)] == [failed.index]
+    await lane.check(["lab/b"])

@@ -163,7 +163,7 @@ async def test_a_taken_port_is_refused_by_name(rig: Rig) -> None:
 
 
 async def test_an_address_that_is_none_is_refused_by_name() -> None:
-    server = RpcServer("no such address", register=[], names=[], metrics=Metrics())
+    server = RpcServer("localhost:none", register=[], names=[], metrics=Metrics())
     with pytest.raises(Unsafe, match="cannot listen"):
         await server.start()
     await server.stop(0)

@@ -335,3 +335,13 @@ def test_any_listing_is_what_sorting_all_paths_gives(
         return [info.path async for info in objects.list("", after=after)]
 
     assert asyncio.run(listed()) == [name for name in kept if name > after]
+
+
+async def test_a_folder_that_was_removed_with_the_one_above_it_is_made_again(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    await objects.put("a/b/c/one", b"1")
+    await objects.delete_folder("a/b")
+    assert await objects.folders("a") == []
+    await objects.put("a/b/d/two", b"2")
+    await objects.put("a/b/c/one", b"3")
+    assert [info.path async for info in objects.list("a")] == ["a/b/c/one", "a/b/d/two"]

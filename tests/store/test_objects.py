@@ -273,3 +273,13 @@ def test_a_store_is_opened_by_its_url(tmp_path: os.PathLike[str], monkeypatch: p
         with pytest.raises(InvalidInput) as caught:
             open_store(url)
         assert caught.value.reason is Reason.INVALID_SETTINGS
+
+
+async def test_a_folder_is_removed_with_all_that_is_in_it_and_nothing_beside_it(objects: ObjectStore) -> None:
+    for path in ("a/b/1", "a/b/c/2", "a/bc/3", "a/4", "b/5"):
+        await objects.put(path, b"x")
+    await objects.delete_folder("a/b")
+    await objects.delete_folder("a/b/")
+    await objects.delete_folder("never/there")
+    assert [info.path async for info in objects.list("")] == ["a/4", "a/bc/3", "b/5"]
+    assert await objects.folders("a") == ["bc"]

@@ -95,6 +95,8 @@ def test_a_number_is_no_bool_and_a_state_is_known() -> None:
         OutcomeRecord.from_json(b'{"index":1,"round":0,"state":"LOST"}')
     with pytest.raises(RecordCorrupt):
         StopRecord.from_json(b'{"cause":"BORED","time":1}')
+    with pytest.raises(RecordCorrupt):
+        StopRecord.from_json(b'{"cause":"CANCELLED","time":1%s}' % (b"0" * 400))
 
 
 def test_two_releases_share_a_store_unknown_keys_are_ignored_and_absent_ones_take_their_default() -> None:

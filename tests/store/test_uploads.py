@@ -185,16 +185,6 @@ async def test_an_upload_whose_parts_a_liar_had_removed_can_be_tried_again(objec
     assert await send(uploads, DATA) == 100
 
 
-async def test_parts_that_nobody_came_back_for_are_swept(objects: ObjectStore) -> None:
-    uploads = Uploads(objects, part_bytes=10)
-    upload = await uploads.open("lab", sha256(DATA), place(DATA))
-    await upload.write(DATA[:35])
-    (newest, *_) = sorted([info.modified_s async for info in objects.list("uploads")], reverse=True)
-    assert await uploads.sweep(newest + 59, max_age_s=60) == 0
-    assert await uploads.sweep(newest + 61, max_age_s=60) == 3
-    assert await parts(objects) == []
-
-
 @pytest.mark.parametrize("digest", ["", "A" * 64, "0" * 63, "../" + "0" * 61])
 async def test_a_digest_is_64_hex_digits(objects: ObjectStore, digest: str) -> None:
     with pytest.raises(InvalidInput):

@@ -15,12 +15,17 @@ _ENTRIES = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spin
 # The kernels that cannot overflow where the CPU has no VNNI. With VNNI they change no number and cost a third of the
 # speed, so they are asked for only where they are needed.
 _EXACT = {"session.x64quantprecision": "1"}
+# What a manifest may change; other entries could name files, load libraries or take more cores.
+_FROM_MANIFEST = frozenset(_EXACT)
 
 
 class OnnxRuntimeEngine:
     """A session with one thread, unless the manifest says otherwise; `settings` are its configuration entries."""
 
     def __init__(self, model: bytes, settings: EngineSettings) -> None:
+        unknown = set(settings.settings) - _FROM_MANIFEST
+        if unknown:
+            raise ValueError(f"settings that are not offered: {sorted(unknown)}")
         options = ort.SessionOptions()
         options.intra_op_num_threads = settings.threads
         options.inter_op_num_threads = 1

@@ -10,6 +10,7 @@ from typing import Final
 
 from gramserve.errors import ArtifactInvalid, Reason
 from gramserve.runtime.engines.engine import Engine
+from gramserve.runtime.self_contained import check_self_contained
 from gramserve.store.manifest import EngineSettings
 
 # An engine is called by the package that it needs, and loaded when it is opened.
@@ -40,8 +41,9 @@ def open_engine(model: bytes, settings: EngineSettings) -> Engine:
     """The engine that `settings` name, with `model` (the bytes of model.onnx) loaded.
 
     Raises ArtifactInvalid: MODEL_UNAVAILABLE when the engine is not installed or does not start, ARTIFACT_CORRUPT when
-    it cannot load the model. MemoryError passes through: the model may be sound.
+    it cannot load the model or that has data in other files. MemoryError passes through: the model may be sound.
     """
+    check_self_contained(model)
     first_installed([settings])
     module, name = ENGINES[settings.name]
     try:

@@ -1,0 +1,1 @@
+"""Fuzzing of everything that strangers send: `make fuzz` mutates, `make test` replays the corpus."""
