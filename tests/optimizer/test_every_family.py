@@ -67,7 +67,10 @@ def test_a_family_goes_the_whole_way(family: str, few: Path, tmp_path: Path) -> 
     for network in networks:
         for engine in ("onnxruntime", "openvino"):
             for made in ("fp32", recipe):
-                assert tried[network, made, engine]["images_per_s"], tried[network, made, engine]["why_not"]
+                one = tried[network, made, engine]
+                # After one epoch an int8 network may lie so close to roundings that its batches differ: that is refused.
+                unsteady = made == recipe and "neighbours" in one["why_not"]
+                assert one["images_per_s"] or unsteady, one["why_not"]
     files = {n: ArtifactFile(sha256=hashlib.sha256(d).hexdigest(), bytes=len(d)) for n, d in result.files.items()}
     manifest = ArtifactManifest(**dict(result.manifest), model="m", version=1, files=files).to_json()
     loaded = load_artifact(result.files.__getitem__, manifest, manifest_digest(manifest))

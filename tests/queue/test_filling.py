@@ -42,6 +42,18 @@ async def test_I2_submitting_again_queues_nothing_twice(lane: Lane, queue: Queue
     await lane.check(["lab/b"])
 
 
+async def test_I2_a_gateway_that_comes_late_to_a_rebuilt_batch_queues_no_slide_that_has_ended(
+    lane: Lane, queue: Queue
+) -> None:
+    """It was submitting when Redis was lost; meanwhile another one rebuilt the batch from the store."""
+    await lane.open("lab/ended", 3, fresh=False, done=Done(succeeded=2, failed=1))
+    assert await queue.submit("lab/ended", range(2), more=True) == 0
+    await lane.open("lab/half", 3, fresh=False, done=Done(succeeded=2))
+    assert await queue.submit("lab/half", [0]) == 1
+    assert await queue.submit("lab/half", range(3)) == 0
+    await lane.check(["lab/ended", "lab/half"])
+
+
 async def test_two_gateways_that_submit_at_once_queue_each_slide_once(lane: Lane, queue: Queue) -> None:
     await lane.open("lab/b", 3000)
     other = Queue(lane.redis, lane.name)

@@ -4,13 +4,14 @@
 -- ARGV  1 batch   2 last (1: with these every slide of the round was handed over)   3... indices, ascending
 -- Result how many were queued; -1 when the batch is unknown, -2 when an index is not below its total.
 -- Invariant: a slide is queued once per round. Indices come in ascending order, so whatever is not above the highest
--- one seen is a repeat. On a stopping batch a slide goes straight to its end. Refused while memory is full (I10): the
+-- one seen is a repeat; so is all that comes when every slide was handed over, and in a batch that was rebuilt it may
+-- name slides that have ended. On a stopping batch a slide goes straight to its end. Refused while memory is full (I10): the
 -- first write needs memory.
 local name = ARGV[1]
 local batch = batch_of(name)
 if not batch then return -1 end
 if #ARGV > 2 and tonumber(ARGV[#ARGV]) >= batch.total then return -2 end
-if batch.finished ~= '' then return 0 end
+if batch.finished ~= '' or batch.sealed then return 0 end
 
 local key, pending, score = batch_key(name), pending_key(name), whole(batch.score)
 local high = tonumber(redis.call('HGET', key, 'high'))
