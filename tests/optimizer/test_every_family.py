@@ -68,7 +68,7 @@ def test_a_family_goes_the_whole_way(family: str, few: Path, tmp_path: Path) -> 
         for engine in ("onnxruntime", "openvino"):
             for made in ("fp32", recipe):
                 one = tried[network, made, engine]
-                # After one epoch an int8 network may lie so close to roundings that its batches differ: that is refused.
+                # After one epoch an int8 network may lie so close to roundings that its batches differ: it is refused.
                 unsteady = made == recipe and "neighbours" in one["why_not"]
                 assert one["images_per_s"] or unsteady, one["why_not"]
     files = {n: ArtifactFile(sha256=hashlib.sha256(d).hexdigest(), bytes=len(d)) for n, d in result.files.items()}
