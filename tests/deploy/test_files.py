@@ -31,7 +31,7 @@ def test_no_container_has_more_than_it_needs(name: str) -> None:
     assert not [volume for volume in service.get("volumes", []) if "docker.sock" in volume]
 
 
-@pytest.mark.parametrize("name", set(SERVICES) - set(OURS))
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - set(OURS)))
 def test_images_of_others_run_as_nobody_in_particular(name: str) -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", SERVICES[name]["user"])
 
