@@ -87,14 +87,18 @@ async def test_I9_after_a_drain_nothing_of_a_slide_is_left_and_nothing_of_the_ba
     assert await queue.events("lab/b", 0) == []
 
 
-async def test_a_drained_batch_that_gets_another_slide_is_no_longer_drained(lane: Lane, queue: Queue) -> None:
+async def test_a_batch_is_not_drained_before_all_of_it_was_handed_over_and_takes_no_slide_afterwards(
+    lane: Lane, queue: Queue
+) -> None:
     await lane.open("lab/b", 2)
-    await queue.submit("lab/b", [0])
+    await queue.submit("lab/b", [0], more=True)
     await queue.complete(await lane.lease_one(), "w1", "SUCCEEDED")
-    assert await queue.drained() == ["lab/b"]
-    await queue.submit("lab/b", [0, 1])
     assert await queue.drained() == []
     assert not await queue.finish("lab/b", "SUCCEEDED")
+    assert await queue.submit("lab/b", []) == 0
+    assert await queue.drained() == ["lab/b"]
+    assert await queue.submit("lab/b", [0, 1]) == 0
+    assert await queue.drained() == ["lab/b"]
 
 
 async def test_I9_ended_batches_are_bounded_in_slides_and_the_oldest_go_first(lane: Lane, queue: Queue) -> None:

@@ -29,7 +29,6 @@ if #fresh > 0 then
   redis.call('ZADD', READY, unpack(members))
   for _, index in ipairs(fresh) do redis.call('SETBIT', pending, index, 1) end
   batch.live, batch.touched = batch.live + #fresh, true
-  redis.call('ZREM', DRAINED, name)
 end
 if #ARGV > 2 and last > high then redis.call('HSET', key, 'high', last) end
 if ARGV[2] == '1' then
