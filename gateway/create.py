@@ -45,7 +45,7 @@ class Creator:
         new_id: Callable[[], str],
         on_accepted: Callable[[BatchName], None],
         audit: AuditLog,
-        quotas: Quotas | None = None,
+        quotas: Quotas,
     ) -> None:
         self._batches = batches
         self._models = models
@@ -56,7 +56,7 @@ class Creator:
         self._clock = clock
         self._new_id = new_id
         self._on_accepted = on_accepted
-        self._quotas = quotas or Quotas(batches)
+        self._quotas = quotas
         self._audit = audit
         self._turns = Turns()
 

@@ -33,9 +33,7 @@ class Quotas:
     STAT and ROUTINE have a quota each, so that the night's backlog of a laboratory never refuses its urgent slide.
     """
 
-    def __init__(
-        self, batches: BatchStore, queue: Queue | None = None, *, slides: int = 0, batches_open: int = 0
-    ) -> None:
+    def __init__(self, batches: BatchStore, queue: Queue, *, slides: int, batches_open: int) -> None:
         self._batches = batches
         self._queue = queue
         self._slides = slides
@@ -90,7 +88,7 @@ class Quotas:
         record = await self._batches.get_batch(name.laboratory, name.batch)
         if record is None or record.priority is not priority:
             return None
-        snapshot = await self._queue.snapshot(name.key) if self._queue is not None else None
+        snapshot = await self._queue.snapshot(name.key)
         if snapshot is None or not snapshot.submitted:  # about to be queued, all of it
             return record.slide_count
         return snapshot.live

@@ -33,7 +33,7 @@ class Retrier:
         clock: Callable[[], float],
         on_change: Callable[[BatchName], None],
         audit: AuditLog,
-        quotas: Quotas | None = None,
+        quotas: Quotas,
     ) -> None:
         self._batches = batches
         self._queue = queue
@@ -42,7 +42,7 @@ class Retrier:
         self._placement = placement
         self._clock = clock
         self._on_change = on_change
-        self._quotas = quotas or Quotas(batches)
+        self._quotas = quotas
         self._audit = audit
 
     async def retry(self, name: BatchName, request_id: str = "") -> BatchView:

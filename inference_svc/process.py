@@ -63,12 +63,13 @@ def child_environment(environ: Mapping[str, str], max_image_pixels: int) -> dict
 class ChildProcess:
     """A running child. `pending` has its work by wire id, in the order in which it was given; urgent work overtakes.
 
-    `slides`, `infers` and `urgent` count the slides, the inference requests and the urgent work in it.
+    `slides`, `infers` and `urgent` count the slides, the inference requests and the urgent work in it. `cpu_s` is the
+    CPU time that one piece of work may use in it, seconds.
     """
 
     _ids = itertools.count(1)
 
-    def __init__(self, process: asyncio.subprocess.Process, frames: Frames) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, frames: Frames, cpu_s: float) -> None:
         self.pid = process.pid
         self.ready = False
         self.worked = False
@@ -86,7 +87,7 @@ class ChildProcess:
         self._unsent: list[bytes] = []
         self._limit: asyncio.TimerHandle | None = None
         self._timed_out: int | None = None
-        self._cpu_s = 0.0
+        self._cpu_s = cpu_s
 
     @classmethod
     async def spawn(cls, settings: ChildSettings, environment: Mapping[str, str]) -> ChildProcess:
@@ -111,8 +112,7 @@ class ChildProcess:
             if process is not None:
                 process.kill()
             raise
-        child = cls(process, frames)
-        child._cpu_s = settings.cpu_s
+        child = cls(process, frames, settings.cpu_s)
         child._send(settings)
         return child
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gramserve.sandbox import confine
+from gramserve.store.paths import is_remote
 from inference_svc.protocol import ChildSettings
 
 MOST_FILES = 512
@@ -19,8 +20,6 @@ MOST_FILES = 512
 MOST_WRITTEN_BYTES = 2**20
 """Largest file that a child may write with a local store: it has nothing to write."""
 
-REMOTE = "s3://"
-
 
 def enter(settings: ChildSettings) -> None:
     """Set the limits, then give up network, programs and the writing of files, for good.
@@ -28,7 +27,7 @@ def enter(settings: ChildSettings) -> None:
     With a store on S3 the network stays open, and whole slides pass through files of the temporary folder.
     Raises OSError, ValueError.
     """
-    remote = settings.store_url.startswith(REMOTE)
+    remote = is_remote(settings.store_url)
     written = max(settings.max_slide_bytes, settings.max_image_bytes) if remote else MOST_WRITTEN_BYTES
     _limit(resource.RLIMIT_DATA, settings.memory_bytes)
     _limit(resource.RLIMIT_CORE, 0)  # a core would be full of pixels

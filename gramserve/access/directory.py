@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from gramserve import log
-from gramserve.access.file import AccessFile, TokenEntry, mark_of, read_access_file
+from gramserve.access.file import AccessFile, read_access_file
 from gramserve.access.principal import Principal
 from gramserve.access.tokens import read_token
-from gramserve.errors import InvalidInput, Reason, Unauthenticated
+from gramserve.errors import Reason, Unauthenticated
 from gramserve.metrics import Metrics
+from gramserve.tls.reloaded import Reloaded
 
 FOLLOW_S = 1.0
 _NO_SECRET = "0" * 64
@@ -34,16 +34,11 @@ class Directory:
         period_s: float = FOLLOW_S,
     ) -> None:
         """Raises InvalidInput (INVALID_SETTINGS) when the file cannot be used."""
-        self._path = path
         self._metrics = metrics
         self._clock = clock
         self._period_s = period_s
-        self._log = log.get()
-        self._tokens: dict[str, tuple[TokenEntry, float, Principal]] = {}
-        self._certificates: dict[str, Principal] = {}
-        self._seen: tuple[int, ...] | None = None
-        file, self._seen = read_access_file(path)
-        self._take(file)
+        self._reloaded = Reloaded("access file", (str(path),), lambda: read_access_file(path))
+        self._take(self._reloaded.current())
 
     def of_token(self, text: str) -> Principal:
         """Whose token `text` is. Raises Unauthenticated: UNAUTHENTICATED, or TOKEN_EXPIRED for its owner."""
@@ -75,21 +70,9 @@ class Directory:
 
     def refresh(self) -> None:
         """Reads the file again when it has changed."""
-        try:
-            mark = mark_of(self._path.stat())
-        except OSError:
-            mark = ()
-        if mark == self._seen:
-            return
-        try:
-            file, self._seen = read_access_file(self._path)
-        except InvalidInput as error:
-            self._seen = mark
-            self._metrics.set("access_file_unusable", 1)
-            self._log.error("the access file changed and cannot be used; the one before holds on", error=error.message)
-            return
-        self._take(file)
-        self._log.info("access file read again", principals=len(file.principals))
+        if (file := self._reloaded.current()) is not self._file:
+            self._take(file)
+        self._metrics.set("access_file_unusable", float(bool(self._reloaded.refused)))
 
     async def follow(self) -> None:
         """Refreshes for ever."""
@@ -98,10 +81,10 @@ class Directory:
             await asyncio.to_thread(self.refresh)
 
     def _take(self, file: AccessFile) -> None:
+        self._file = file
         # Calls read each of them once, and none reads both: no lock is needed between threads.
         self._tokens = {token.id: (token, token.ends_s, owner.principal) for owner, token in file.tokens()}
         self._certificates = {name: owner.principal for owner in file.principals for name in owner.certificates}
-        self._metrics.set("access_file_unusable", 0)
 
 
 def _unknown() -> Unauthenticated:

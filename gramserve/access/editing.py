@@ -36,7 +36,7 @@ class AccessEditor:
 
     def read(self) -> AccessFile:
         """What is in it; raises InvalidInput (INVALID_SETTINGS)."""
-        return read_access_file(self.path)[0]
+        return read_access_file(self.path)
 
     def add(self, entry: PrincipalEntry) -> None:
         """Adds a principal, and makes the file where there is none. Raises AlreadyExists, InvalidInput."""

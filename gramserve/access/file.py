@@ -117,28 +117,23 @@ class AccessFile(_Entry):
             raise _unusable(f"{where}: {what}" if where else what) from None
 
 
-def read_access_file(path: Path) -> tuple[AccessFile, tuple[int, ...]]:
-    """What is in the file, and a mark that is another one when the file has changed.
+def read_access_file(path: Path) -> AccessFile:
+    """What is in the file.
 
     Raises InvalidInput (INVALID_SETTINGS) when it cannot be read or understood, or when others than its owner may
     write it: who writes it decides who may do what.
     """
     try:
         with path.open("rb") as file:
-            found = os.fstat(file.fileno())
+            mode = os.fstat(file.fileno()).st_mode
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise _unusable((error.strerror or "it cannot be read").lower()) from None
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise _unusable("others than its owner may write it; chmod go-w")
     if len(data) > MAX_BYTES:
         raise _unusable("it is too large")
-    return AccessFile.from_yaml(data), mark_of(found)
-
-
-def mark_of(found: os.stat_result) -> tuple[int, ...]:
-    """What changes whenever the file does: also when another one was moved to its place."""
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return AccessFile.from_yaml(data)
 
 
 def _unusable(why: str) -> InvalidInput:

@@ -25,7 +25,7 @@ def open_channel(target: str, *, tls: TlsOptions | None = None, token_file: str 
     Raises InvalidInput (INVALID_SETTINGS) when files cannot be used, or a token would be readable on its way.
     """
     tls = tls or TlsOptions()
-    secure = bool(tls.ca_file or tls.cert_file or tls.key_file) or not (is_local(target) or tls.allow_plaintext)
+    secure = tls.secures(target)
     if token_file and not secure and not is_local(target):
         raise InvalidInput(
             Reason.INVALID_SETTINGS, "a token goes over TLS only, or to this machine: name the CA of the service"

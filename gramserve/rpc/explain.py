@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 
-from gramserve.tls.options import TlsOptions, is_local
+from gramserve.tls.options import TlsOptions
 from gramserve.tls.reading import read_trust
 
 PATIENCE_S = 3.0
@@ -21,9 +21,9 @@ def why_no_handshake(target: str, tls: TlsOptions) -> str:
     """
     host, _, port = target.rpartition(":")
     host = host.strip("[]")
-    secure = bool(tls.ca_file or tls.cert_file) or not (is_local(target) or tls.allow_plaintext)
     try:
-        return _shake_hands(host, int(port), read_trust(tls, time.time()).context if secure else _credulous())
+        context = read_trust(tls, time.time()).context if tls.secures(target) else _credulous()
+        return _shake_hands(host, int(port), context)
     except (OSError, ValueError):  # nobody there
         return ""
 

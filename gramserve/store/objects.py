@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from gramserve.errors import InvalidInput, Reason
 from gramserve.store.faults import ObjectMissing
 from gramserve.store.local import LocalObjects
-from gramserve.store.paths import ObjectInfo, check_path
+from gramserve.store.paths import ObjectInfo, check_path, is_remote
 from gramserve.store.remote import RemoteObjects, open_s3
 
 __all__ = ["LocalObjects", "ObjectInfo", "ObjectMissing", "ObjectStore", "RemoteObjects", "check_path", "open_store"]
@@ -90,7 +90,7 @@ def open_store(url: str) -> ObjectStore:
     Raises InvalidInput for any other scheme.
     """
     parts = urlsplit(url)
-    if parts.scheme == "s3" and parts.netloc:
+    if is_remote(url) and parts.netloc:
         return open_s3(parts.netloc, parts.path.strip("/"))
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path:
         return LocalObjects(unquote(parts.path))

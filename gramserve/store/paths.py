@@ -1,9 +1,10 @@
-"""Which names an object can have."""
+"""Which names an object can have, and which stores are remote."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from gramserve.errors import InvalidInput, Reason
 
@@ -20,6 +21,11 @@ class ObjectInfo:
     path: str
     size: int
     modified_s: float
+
+
+def is_remote(store_url: str) -> bool:
+    """Whether a store is reached over the network: "s3://bucket/prefix", whatever the case of its scheme."""
+    return urlsplit(store_url).scheme == "s3"
 
 
 def check_path(path: str) -> str:

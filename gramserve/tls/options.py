@@ -21,6 +21,11 @@ class TlsOptions:
     client_ca_file: str = ""
     allow_plaintext: bool = False
 
+    def secures(self, target: str) -> bool:
+        """Whether a client speaks TLS to `target`: with a CA or a certificate, and beyond this machine always."""
+        named = bool(self.ca_file or self.cert_file or self.key_file)
+        return named or not (self.allow_plaintext or is_local(target))
+
 
 def is_local(address: str) -> bool:
     """Whether what is said to `address` stays on this machine: a unix socket, or a host (with a port) on the loopback.

@@ -54,7 +54,7 @@ class Reloaded(Generic[T]):
             log.get().info("changed files are in use", what=self._what)
 
     def _look(self) -> tuple[object, ...]:
-        """Tells one content of the files from another: a link that points elsewhere is seen, too."""
+        """Changes whenever one of the files does: also when another one was moved to its place, or a link."""
         found: list[object] = []
         for file in self._files:
             try:
@@ -62,5 +62,5 @@ class Reloaded(Generic[T]):
             except OSError:
                 found.append(None)
             else:
-                found.append((status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode))
+                found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         return tuple(found)

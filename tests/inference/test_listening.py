@@ -60,7 +60,7 @@ async def line() -> AsyncIterator[Line]:
     _, frames = await asyncio.get_running_loop().create_connection(Frames, sock=ours)
     stub = Stub()
     with theirs:
-        yield Line(ChildProcess(stub, frames), stub, theirs)  # type: ignore[arg-type]
+        yield Line(ChildProcess(stub, frames, cpu_s=300.0), stub, theirs)  # type: ignore[arg-type]
     frames.close()
     await until(lambda: frames.broken or ours.fileno() < 0)
 

@@ -9,9 +9,17 @@ from obstore.store import MemoryStore
 
 from gramserve.errors import Reason, Unavailable, Unsafe
 from gramserve.store.objects import RemoteObjects, open_store
+from gramserve.store.paths import is_remote
 from gramserve.store.records import AliasRecord
 from gramserve.store.registry import Registry
 from tests.store.artifacts import FILES, draft
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/prefix", "S3://bucket"])
+def test_a_storage_is_remote_whatever_the_case_of_its_scheme(url: str) -> None:
+    """Who opens it and who confines a child for it must agree: such a child needs the network."""
+    assert is_remote(url)
+    assert isinstance(open_store(url), RemoteObjects)
 
 
 async def test_I10_a_storage_that_does_not_answer_is_STORE_UNAVAILABLE_and_at_the_start_UNSAFE_STORE(

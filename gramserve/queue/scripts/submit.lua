@@ -5,8 +5,8 @@
 -- Result how many were queued; -1 when the batch is unknown, -2 when an index is not below its total.
 -- Invariant: a slide is queued once per round. Indices come in ascending order, so whatever is not above the highest
 -- one seen is a repeat; so is all that comes when every slide was handed over, and in a batch that was rebuilt it may
--- name slides that have ended. On a stopping batch a slide goes straight to its end. Refused while memory is full (I10): the
--- first write needs memory.
+-- name slides that have ended. On a stopping batch a slide goes straight to its end. Refused while memory is full
+-- (I10): the first write needs memory.
 local name = ARGV[1]
 local batch = batch_of(name)
 if not batch then return -1 end
