@@ -105,7 +105,10 @@ async def test_a_worker_that_is_asked_to_drain_finishes_and_ends(short_bench: Be
         bench.let_go(images[0])
         assert await worker.process.wait() == 0
     snapshot = await bench.snapshot()
-    assert (snapshot.succeeded, snapshot.queued, snapshot.running) == (1, 2, 0)
+    # As above: the slide that was leased beside the held one may have begun, and ended, before it.
+    assert snapshot.running == 0
+    assert snapshot.succeeded in {1, 2}
+    assert snapshot.succeeded + snapshot.queued == 3
 
 
 async def test_an_idle_worker_that_is_asked_to_drain_ends(short_bench: Bench) -> None:
