@@ -62,4 +62,5 @@ class Reconciler:
         depth = await self._queue.depth()
         for place in _PLACES:
             self._metrics.set("queue_depth", getattr(depth, place), place=place)
-        self._metrics.set("queue_oldest_seconds", depth.oldest_ready_s)
+        self._metrics.set("queue_oldest_seconds", depth.oldest_stat_s, priority="stat")
+        self._metrics.set("queue_oldest_seconds", depth.oldest_routine_s, priority="routine")

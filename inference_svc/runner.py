@@ -257,7 +257,6 @@ class Runner:
         stored = outcome if created else await self._recorded(slide)
         if stored is None:
             return
-        self._metrics.observe("slide_stage_seconds", slide.lease.queued_s, stage="queue")
         self._metrics.observe("slide_stage_seconds", ran_s - began_s, stage="run")
         self._metrics.observe("slide_stage_seconds", self._clock() - ran_s, stage="store")
         await self._complete(slide, stored)
