@@ -62,8 +62,8 @@ SPECS = (
     Spec(
         "slides_ended",
         "counter",
-        "Slides that the gateway ended without a worker: not begun in time, cancelled, given up after crashes, lost. "
-        "accepted + resubmitted = ended + slides_finished of all workers, once all batches ended.",
+        "Slides that the gateway ended: not begun in time, cancelled, given up after their workers died. Once all "
+        "batches ended, slides accepted + resubmitted = slides ended + finished, over all processes.",
         ("state", "reason"),
     ),
     Spec("batches_finished", "counter", "Batches brought into a terminal state by this gateway.", ("state",)),
@@ -74,14 +74,15 @@ SPECS = (
     Spec(
         "queue_oldest_seconds",
         "gauge",
-        "How long the next slide of this priority (stat, routine) has waited; 0 where none waits.",
+        "How long the next slide of this priority (STAT, ROUTINE) has waited; 0 where none waits.",
         ("priority",),
     ),
     Spec(
         "slides_due",
         "gauge",
         "Slides not ended that are due within 15m, 1h, 2h, 4h, 8h, 16h, or at any time: cumulative, overdue ones "
-        "included; those without a due time only in any. Every gateway says the same number.",
+        "included; those without a due time only in any. Every gateway says this of all batches, those that others "
+        "accepted a scan later.",
         ("within",),
     ),
     Spec("store_size_bytes", "gauge", "Size of the file system of a local store."),
@@ -92,14 +93,14 @@ SPECS = (
     Spec(
         "slide_wait_seconds",
         "histogram",
-        "From acceptance to the first lease of a slide, by priority (stat, routine).",
+        "From acceptance to the first lease of a slide, by priority (STAT, ROUTINE).",
         ("priority",),
         _HOURS,
     ),
     Spec(
         "slide_seconds",
         "histogram",
-        "From acceptance of a slide until its result was durable, by priority (stat, routine).",
+        "From acceptance of a slide until its result was durable, by priority (STAT, ROUTINE).",
         ("priority",),
         _HOURS,
     ),
@@ -138,7 +139,8 @@ SPECS = (
     Spec(
         "model_load_seconds",
         "histogram",
-        "Time of a step of loading a version into a child: fetch, verify, engine, golden (and first runs), choose.",
+        "Time of a step of loading a version into a child: fetch, verify, engine (opened, and measured where there is "
+        "a choice), golden (vectors, and first runs).",
         ("step",),
     ),
     Spec("slides_called", "counter", "Slides that got a call, by the version that made it.", ("model", "version")),
@@ -237,13 +239,13 @@ class Metrics:
         self._metrics[name] = _Followed(spec, read)
         self.registry.register(self._metrics[name])
 
-    def forget(self, **labels: str) -> None:
-        """Show nothing more under these labels: of a version that was let go, so that series are bounded."""
+    def forget(self, name: str = "", **labels: str) -> None:
+        """Show nothing more under these labels, of one metric or of all: what was let go leaves no series behind."""
         wanted = set(labels.items())
-        for key in [key for key in self._labelled if wanted <= set(key[1:])]:
+        for key in [key for key in self._labelled if wanted <= set(key[1:]) and name in {"", key[0]}]:
             del self._labelled[key]
-            name, values = key[0], dict(key[1:])
-            self._metrics[name].remove(*(values[label] for label in self._specs[name].labels))
+            values = dict(key[1:])
+            self._metrics[key[0]].remove(*(values[label] for label in self._specs[key[0]].labels))
 
     def _one(self, kind: str, name: str, labels: dict[str, str]) -> Any:
         """The metric `name` with these labels."""

@@ -147,7 +147,8 @@ class Started:
 class Finished:
     """A slide's call (Call.to_json). Seconds; `stages` by name: fetch, decode, tile, infer, aggregate.
 
-    `reused`: the call was made before, for the same pixels.
+    `reused`: the call was made before, for the same pixels. Tiles fit to read by label and band: see
+    `gramserve.runtime.tally`.
     """
 
     id: int
@@ -158,6 +159,8 @@ class Finished:
     engine: str
     digest: str
     reused: bool = False
+    tile_labels: dict[str, int] = field(default_factory=dict)
+    tile_bands: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +242,37 @@ class EngineChosen:
     passed_over: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class VersionLoaded:
+    """A version was loaded into an engine, in so many seconds by step; its labels, those of organisms among them.
+
+    The shares of tiles of its validation split, by label and band, where its manifest knows them.
+    """
+
+    version: str
+    engine: str
+    load_s: dict[str, float]
+    labels: tuple[str, ...]
+    organisms: tuple[str, ...]
+    reference_labels: dict[str, float]
+    reference_bands: dict[str, float]
+
+
 Work: TypeAlias = RunSlide | Combine | LoadModel | RunShadow | Infer
 ToChild: TypeAlias = ChildSettings | RunSlide | LoadModel | Forget | RunShadow | Infer | Combine
 FromChild: TypeAlias = (
-    Ready | Started | Finished | Loaded | Failed | Models | CannotStart | EngineChosen | Inferred | Divide | Part
+    Ready
+    | Started
+    | Finished
+    | Loaded
+    | Failed
+    | Models
+    | CannotStart
+    | EngineChosen
+    | VersionLoaded
+    | Inferred
+    | Divide
+    | Part
 )
 Message: TypeAlias = ToChild | FromChild
 
@@ -265,6 +295,7 @@ _KINDS: tuple[type[Message], ...] = (
     Divide,
     Part,
     EngineChosen,
+    VersionLoaded,
 )
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _BLOB = "blob"
