@@ -68,13 +68,15 @@ async def _examine(
     findings += await stores.check_store(store_url) if store_url else [stores.check_folder(data_dir)]
     try:
         settings = load(SharedSettings)
-        tls = Tls.of(settings)
+        findings.append(Finding("settings", Health.OK, "all names and values are known"))
     except GramserveError as error:
-        settings, tls = SharedSettings.model_construct(), Tls()
+        settings = SharedSettings.model_construct()
         findings.append(Finding("settings", Health.FAILED, error.message, "docs/settings.md lists all of them"))
-    else:
-        findings += [Finding("settings", Health.OK, "all names and values are known")]
-        findings += [*identities.check_certificates(settings, hosts), identities.check_access(settings)]
+    findings += [*identities.check_certificates(settings, hosts), identities.check_access(settings)]
+    try:
+        tls = Tls.of(settings)
+    except GramserveError:  # the checks of the certificates say why
+        tls = Tls()
     if redis_url:
         findings += await queues.check_redis(redis_url, tls, allow_volatile=settings.allow_volatile_redis)
     else:
