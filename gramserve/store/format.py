@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gramserve.errors import Reason, Unsafe
 from gramserve.store.codec import Record
-from gramserve.store.objects import ObjectStore
+from gramserve.store.objects import ObjectMissing, ObjectStore
 
 FORMAT = 1
 """Changes when objects, their names or their fields change so that another release would misunderstand them.
@@ -19,22 +19,43 @@ PATH = "format.json"
 
 @dataclass(frozen=True, slots=True)
 class FormatRecord(Record):
-    """The layout of a store."""
+    """The layout of a store; whether it is a copy of another one that no service has used, and still being copied."""
 
     format: int
+    copy: bool = False
+    unfinished: bool = False
+
+
+async def read_format(objects: ObjectStore) -> FormatRecord:
+    """What a store says of itself; one that says nothing is of the first format. Raises RecordCorrupt too."""
+    try:
+        return FormatRecord.from_json(await objects.get(PATH))
+    except ObjectMissing:
+        return FormatRecord(1)
+
+
+async def put_format(objects: ObjectStore, record: FormatRecord) -> None:
+    """Has a store say this of itself."""
+    await objects.put(PATH, record.to_json())
 
 
 async def check_format(objects: ObjectStore) -> None:
-    """Marks a store that has no format as one of this release; raises Unsafe (UNSAFE_STORE) for that of another.
+    """Marks a new store with the format of this release, and a copy as one that is in use from now on.
 
-    Raises what reading and creating raise, RecordCorrupt too.
+    Raises Unsafe (UNSAFE_STORE) for the store of another release and for a copy that was not finished, and what
+    reading and writing raise.
     """
-    if await objects.create(PATH, FormatRecord(FORMAT).to_json()):
+    own = FormatRecord(FORMAT)
+    if await objects.create(PATH, own.to_json()):
         return
-    there = FormatRecord.from_json(await objects.get(PATH)).format
-    if there != FORMAT:
+    there = await read_format(objects)
+    if there.format != FORMAT:
         raise Unsafe(
             Reason.UNSAFE_STORE,
-            f"this store was made by another release of gramserve (format {there}, here {FORMAT}): run that release",
-            metadata={"format": str(there), "own_format": str(FORMAT)},
+            f"this store was made by another release of gramserve (format {there.format}, here {FORMAT}): run that one",
+            metadata={"format": str(there.format), "own_format": str(FORMAT)},
         )
+    if there.unfinished:
+        raise Unsafe(Reason.UNSAFE_STORE, "this store is a copy that was not finished: repeat `gramserve backup`")
+    if there.copy:
+        await put_format(objects, own)
