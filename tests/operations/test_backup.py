@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import MemoryStore
 from typer.testing import CliRunner
 
 from gramserve.cli import app
@@ -20,57 +22,81 @@ from gramserve.store.backup import Backup
 from gramserve.store.batches import BatchStore
 from gramserve.store.format import check_format
 from gramserve.store.local import LocalObjects
+from gramserve.store.manifest import ArtifactFile, ArtifactManifest
 from gramserve.store.objects import ObjectInfo, ObjectStore
-from gramserve.store.records import RequestRecord, RoundRecord
+from gramserve.store.records import ImageRecord, RequestRecord, RoundRecord, SlideRecord
 from gramserve.store.registry import Registry
+from gramserve.store.remote import RemoteObjects
 from tests.operations import copies
 from tests.store.artifacts import FILES, draft
-from tests.store.test_batches import accept, batch, final, slides, succeeded
+from tests.store.test_batches import accept, batch, final, succeeded
 
 DAY_S = 86400.0
 
 
-class World:
-    """A laboratory whose store changes step by step, in the order in which services write."""
+def manifest_of(model: str, version: int) -> ArtifactManifest:
+    files = {
+        name: ArtifactFile(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)) for name, data in FILES.items()
+    }
+    return ArtifactManifest(**dict(draft()), model=model, version=version, files=files)
 
-    def __init__(self, store: ObjectStore) -> None:
+
+class World:
+    """A laboratory whose store changes step by step, in the order in which services write; `chance` mixes the lanes."""
+
+    def __init__(self, store: ObjectStore, chance: random.Random | None = None) -> None:
         self.store = store
         self.batches = BatchStore(store)
         self.now = 1_800_000_000.0
         self.audit = AuditLog(store, clock=lambda: self.now)
+        self._chance = chance or random.Random(0)
 
-    async def steps(self, nights: int = 2) -> AsyncIterator[None]:
+    async def steps(self, nights: int = 1) -> AsyncIterator[None]:
+        """Each night batches, one of them per lane, and a version that is published and promoted."""
         for night in range(nights):
-            version, _ = await Registry(self.store).publish("m", FILES, draft())
-            yield
-            await Registry(self.store).promote("m", version)
-            yield
-            for number in range(3):
-                async for _ in self._batch(f"b{night}-{number}"):
-                    yield
+            lanes = [self.batch(f"b{night}-{number}") for number in range(4)] + [self.version(night + 1)]
+            while lanes:
+                lane = self._chance.choice(lanes)
+                try:
+                    yield await anext(lane)
+                except StopAsyncIteration:
+                    lanes.remove(lane)
             self.now += DAY_S
             await self.audit.turn_day()
             yield
 
-    async def _batch(self, name: str) -> AsyncIterator[None]:
-        for slide in slides(3):
-            await self.store.create(layout.slide_path("lab", slide.images[0].sha256), b"pixels")
+    async def version(self, number: int) -> AsyncIterator[None]:
+        manifest = manifest_of("m", number)
+        folder = layout.version_folder("m", number)
+        await self.store.create(f"{folder}/reserved", b"")
+        for name, data in (*FILES.items(), ("manifest.json", manifest.to_json())):
+            yield
+            await self.store.put(f"{folder}/{name}", data)
+        yield
+        await Registry(self.store).promote("m", number)
+
+    async def batch(self, name: str) -> AsyncIterator[None]:
+        images = [hashlib.sha256(f"{name}-{number}".encode()).hexdigest() for number in range(3)]
+        for image in images:
+            await self.store.create(layout.slide_path("lab", image), b"pixels")
         yield
         await self.batches.create_request("lab", name, RequestRecord(name, "f"))
         yield
         await self.audit.record(Action.BATCH_CREATE, name)
-        await accept(self.batches, batch(name))
+        manifest = [SlideRecord(n, f"S-{n}", (ImageRecord(sha256=image),)) for n, image in enumerate(images)]
+        await self.batches.write_manifest("lab", name, manifest)
+        yield
+        await self.batches.create_batch(batch(name))
         for number in range(2):
+            yield
             if number:
-                yield
                 await self.batches.create_round("lab", name, RoundRecord(number, "r", (0, 1, 2), 1.0))
             for index in range(3):
-                yield
                 await self.batches.record_outcome("lab", name, succeeded(index, number))
-            await self.audit.record(Action.BATCH_DELIVER, name)
-            yield
+                yield
             await self.store.put(self.batches.output_path("lab", name, number, "manifest.json"), b"{}")
             yield
+            await self.audit.record(Action.BATCH_DELIVER, name)
             await self.batches.finalize("lab", name, replace(final(number), manifest_digest="d"))
 
 
@@ -83,14 +109,13 @@ class Moving:
         self._chance = chance
 
     async def _go_on(self) -> None:
-        for _ in range(self._chance.choice((0, 0, 1, 2, 5))):
+        for _ in range(self._chance.choice((0, 1, 3))):
             await anext(self._steps, None)
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         await self._go_on()
         async for info in self._store.list(prefix, after=after):
             yield info
-            await self._go_on()
 
     async def folders(self, prefix: str) -> Sequence[str]:
         await self._go_on()
@@ -106,27 +131,70 @@ class Moving:
         return getattr(self._store, name)
 
 
-@pytest.mark.parametrize("seed", range(12))
-async def test_I1_a_copy_made_while_the_store_changes_lacks_nothing_that_it_needs(seed: int, tmp_path: Path) -> None:
-    source, copy = LocalObjects(tmp_path / "store"), LocalObjects(tmp_path / "copy")
+class Leaping(Moving):
+    """The store of a world in which everything happens at the read number `at`."""
+
+    def __init__(self, store: ObjectStore, lanes: Sequence[AsyncIterator[None]], at: int) -> None:
+        super().__init__(store, aiter(lanes[0]), random.Random(0))
+        self._lanes = lanes
+        self._at = at
+        self.reads = 0
+
+    async def _go_on(self) -> None:
+        if self.reads == self._at:
+            for lane in self._lanes:
+                async for _ in lane:
+                    pass
+        self.reads += 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_I1_a_copy_made_while_the_store_changes_lacks_nothing_that_it_needs(seed: int) -> None:
+    source, copy = (RemoteObjects(MemoryStore(), f"memory://{name}") for name in ("store", "copy"))
     chance = random.Random(seed)
-    steps = World(source).steps()
-    for _ in range(chance.randrange(60)):
-        await anext(steps, None)
+    steps = World(source, chance).steps(nights=30)
+    for _ in range(chance.randrange(20, 100)):
+        await anext(steps)
     for _ in range(2):  # the second brings the copy up to date
         moving: Any = Moving(source, steps, chance)
-        accepted = await source.folders("batches/lab")
+        accepted = [name async for name in _accepted(source)]
         await Backup(moving, copy).run()
         assert await copies.faults(copy) == []
         there = set(await copy.folders("batches/lab"))
-        whole = {one for one in accepted if await source.size(layout.batch_path("lab", one)) is not None}
-        assert whole <= there | {""}, "a batch that was accepted before is not in the copy"
+        assert set(accepted) <= there, "a batch that was accepted before is not in the copy"
+    await anext(steps)  # it was still going on
+
+
+async def test_I1_whatever_happens_between_two_looks_at_the_store_the_copy_lacks_nothing() -> None:
+    """A night goes from every point to every later one, all of it between one read of the backup and the next."""
+    reads = 1
+    for begun in (0, 4, 8, 14, 20):
+        at = 0
+        while at < reads:
+            source, copy = (RemoteObjects(MemoryStore(), f"memory://{name}") for name in ("store", "copy"))
+            world = World(source)
+            lanes = [world.batch("b"), world.version(1)]
+            for lane in lanes:
+                for _ in range(begun):
+                    await anext(lane, None)
+            leap = Leaping(source, lanes, at)
+            moving: Any = leap
+            await Backup(moving, copy).run()
+            assert await copies.faults(copy) == [], f"begun at {begun}, at read {at}"
+            at, reads = at + 1, max(reads, leap.reads)
+    assert reads > 10
+
+
+async def _accepted(store: ObjectStore) -> AsyncIterator[str]:
+    for name in await store.folders("batches/lab"):
+        if await store.size(layout.batch_path("lab", name)) is not None:
+            yield name
 
 
 async def test_a_second_copy_takes_only_what_is_new(tmp_path: Path) -> None:
     source, copy = LocalObjects(tmp_path / "store"), LocalObjects(tmp_path / "copy")
     world = World(source)
-    async for _ in world.steps(nights=1):
+    async for _ in world.steps():
         pass
     first = await Backup(source, copy).run()
     assert first.kept == 0
@@ -143,7 +211,7 @@ async def test_a_second_copy_takes_only_what_is_new(tmp_path: Path) -> None:
 
 async def test_no_service_starts_on_a_copy_that_was_broken_off(tmp_path: Path) -> None:
     source, copy = LocalObjects(tmp_path / "store"), LocalObjects(tmp_path / "copy")
-    async for _ in World(source).steps(nights=1):
+    async for _ in World(source).steps():
         pass
 
     class Breaking(Moving):
