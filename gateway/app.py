@@ -51,6 +51,7 @@ from gramserve.rpc.server import RpcServer
 from gramserve.store.audit import AuditLog
 from gramserve.store.audit_refusals import Refusals
 from gramserve.store.batches import BatchStore
+from gramserve.store.format import check_format
 from gramserve.store.objects import LocalObjects, open_store
 from gramserve.store.purge import Purger
 from gramserve.store.registry import Registry
@@ -252,6 +253,7 @@ class _Running:
 
     async def start(self) -> int:
         await self._objects.probe()
+        await check_format(self._objects)
         await self._queue.check_safe(allow_volatile=self._settings.allow_volatile_redis)
         if self._settings.metrics_port >= 0:
             self._metrics.serve(self._settings.metrics_host, self._settings.metrics_port, tls=self._tls)

@@ -21,6 +21,7 @@ from gramserve.rpc.server import RpcServer
 from gramserve.store.audit import AuditLog
 from gramserve.store.audit_refusals import Refusals
 from gramserve.store.batches import BatchStore
+from gramserve.store.format import check_format
 from gramserve.store.objects import open_store
 from gramserve.store.registry import Registry
 from gramserve.store.shadows import Shadows
@@ -176,6 +177,7 @@ class App:
             poll_s=settings.poll_s,
             clock=clock,
             dry=self._shadow.quiet,
+            unfit=self._end_with,
         )
         self._renewer = Renewer(
             worker=self.worker_id,
@@ -232,6 +234,7 @@ class App:
         reached is waited for.
         """
         await self._objects.probe()
+        await check_format(self._objects)
         safe = await self._try_safety()
         self.port = await self._rpc.start()
         if self._settings.metrics_port >= 0:
@@ -328,10 +331,14 @@ class App:
             try:
                 safe = await self._try_safety()
             except GramserveError as error:
-                self._error = error
-                self._ended.set()
+                self._end_with(error)
                 return
         await keep_running("consume", self._consumer.run)
+
+    def _end_with(self, error: GramserveError) -> None:
+        """`wait` raises this."""
+        self._error = error
+        self._ended.set()
 
     async def _try_safety(self) -> bool:
         """True when Redis is safe, False when it cannot be reached; raises Unsafe."""

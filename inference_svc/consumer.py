@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from gramserve.errors import GramserveError
+from gramserve.errors import GramserveError, Unsafe
 from gramserve.metrics import Metrics
 from gramserve.queue import Queue
 from inference_svc.background import wait_for_either
@@ -22,7 +22,7 @@ HELD_PER_CHILD = 48
 class Consumer:
     """`run_slide` lives one slide; `poll_s` bounds the wait for the queue's bell, which is silent for due retries.
 
-    `dry` hears when the queue begins, and ends, to have nothing for this worker.
+    `dry` hears when the queue begins, and ends, to have nothing for this worker, `unfit` why it must not work on it.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Consumer:
         poll_s: float,
         clock: Callable[[], float],
         dry: Callable[[bool], None] = lambda dry: None,
+        unfit: Callable[[Unsafe], None] = lambda error: None,
     ) -> None:
         self._worker = worker
         self._queue = queue
@@ -56,6 +57,7 @@ class Consumer:
         self._slides: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._dry = dry
+        self._unfit = unfit
 
     def wake(self) -> None:
         """Something changed that may allow to lease more; `run` is told only when it does, which is seldom."""
@@ -116,6 +118,10 @@ class Consumer:
         asked_s = self._clock()
         try:
             leases = await self._queue.lease(self._worker, room, idle=not len(self._held), stat_only=stat_only)
+        except Unsafe as error:
+            self._unfit(error)
+            self.stop()
+            return 0
         except GramserveError:
             await wait_for_either(self._changed, self._contact.failed())
             return room

@@ -20,6 +20,7 @@ from gramserve.rpc.limits import call_limits
 from gramserve.rpc.server import RpcServer
 from gramserve.store.audit import AuditLog
 from gramserve.store.audit_refusals import Refusals
+from gramserve.store.format import check_format
 from gramserve.store.objects import open_store
 from gramserve.store.registry import Registry
 from gramserve.store.signing import load_signer, load_trusted
@@ -78,6 +79,7 @@ class App:
         begin(self.metrics)
         objects = open_store(settings.store_url)
         await objects.probe()
+        await check_format(objects)
         work_folder = await asyncio.to_thread(_made, settings.work_folder)
         tls = Tls.of(settings)
         self._tracer = open_tracer(settings, "gramserve-optimizer", tls)

@@ -32,6 +32,7 @@ COMMANDS = {
     "audit": "audit",
     "keys": "keys",
     "purge": "purge",
+    "backup": "backup",
     "doctor": "doctor",
 }
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from gramserve.cli import checks
-from gramserve.cli.checks import Finding, Health
+from gramserve.cli.checks import identities, machine, peers, queues, stores
+from gramserve.cli.checks.finding import Finding, Health
 from gramserve.cli.speech import SLIDES_FAILED, console, run
+from gramserve.errors import GramserveError
+from gramserve.settings import SharedSettings, load
+from gramserve.tls.service import Tls
 
 
 def doctor(
@@ -23,24 +28,59 @@ def doctor(
     store_url: Annotated[
         str, typer.Option(envvar="GRAMSERVE_STORE_URL", help="Store to check; else DIR/store.", metavar="URL")
     ] = "",
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name by which callers reach the service; its certificate must have it. Repeatable."),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="Metrics of a running service, to compare its release and clock. Repeatable.", metavar="URL"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check this machine and say what to do. Exit code 1: something would not work."""
-    findings = run(_examine(data_dir, redis_url, store_url or (str(data_dir / "store") if data_dir.exists() else "")))
+    """Check this machine and say what to do, with the settings of its environment.
+
+    Exit code 0: all is well, or there are warnings only; 1: something would not work.
+    """
+    store_url = store_url or (str(data_dir / "store") if data_dir.exists() else "")
+    findings = run(_examine(data_dir, redis_url, store_url, host or [], peer or []))
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
+    else:
+        _show(findings)
+    if any(finding.health is Health.FAILED for finding in findings):
+        raise typer.Exit(SLIDES_FAILED)
+
+
+def _show(findings: list[Finding]) -> None:
     styles = {Health.OK: "green", Health.WARNING: "yellow", Health.FAILED: "red"}
     table = Table("", "check", "found", "what to do", box=None, pad_edge=False)
     for finding in findings:
         table.add_row(finding.health.value, finding.name, finding.found, finding.advice, style=styles[finding.health])
     console().print(table)
-    if any(finding.health is Health.FAILED for finding in findings):
-        raise typer.Exit(SLIDES_FAILED)
 
 
-async def _examine(data_dir: Path, redis_url: str, store_url: str) -> list[Finding]:
-    findings = [checks.check_python(), *checks.check_extras(), checks.check_cpu(), checks.check_disk(data_dir)]
-    if store_url:
-        findings.append(await checks.check_store(store_url))
+async def _examine(
+    data_dir: Path, redis_url: str, store_url: str, hosts: list[str], peer_urls: list[str]
+) -> list[Finding]:
+    findings = [machine.check_versions(), *machine.check_extras(), machine.check_cpu(), machine.check_memory()]
+    findings += [machine.check_disk(data_dir), machine.check_files(), machine.check_sandbox()]
+    findings += await stores.check_store(store_url) if store_url else [stores.check_folder(data_dir)]
+    try:
+        settings = load(SharedSettings)
+        findings.append(Finding("settings", Health.OK, "all names and values are known"))
+    except GramserveError as error:
+        settings = SharedSettings.model_construct()
+        findings.append(Finding("settings", Health.FAILED, error.message, "docs/settings.md lists all of them"))
+    findings += [*identities.check_certificates(settings, hosts), identities.check_access(settings)]
+    try:
+        tls = Tls.of(settings)
+    except GramserveError:  # the checks of the certificates say why
+        tls = Tls()
+    if redis_url:
+        findings += await queues.check_redis(redis_url, tls, allow_volatile=settings.allow_volatile_redis)
     else:
-        findings.append(checks.check_folder(data_dir))
-    findings.append(await (checks.check_redis(redis_url) if redis_url else checks.check_bundled_redis()))
-    findings += [checks.check_port("gateway", 50051), checks.check_port("optimizer", 50053)]
-    return findings
+        findings += [await queues.check_bundled_redis()]
+    for url in peer_urls:
+        findings += await peers.check_peer(url, tls)
+    return [*findings, machine.check_port("gateway", 50051), machine.check_port("optimizer", 50053)]

@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from gramserve.errors import Exhausted, Reason, Unavailable
+from gramserve.queue.format import REFUSAL, other_format
 from gramserve.tls.service import Tls
 
 RETRY_AFTER_S = 2.0
@@ -72,7 +73,10 @@ def _client(pool: ConnectionPool) -> Redis:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns whatever Redis or the network raises into `Exhausted` (out of memory) or `Unavailable` (all else)."""
+    """Turns whatever Redis or the network raises into `Exhausted` (out of memory) or `Unavailable` (all else).
+
+    `Unsafe` for a lane that another release keeps, see `gramserve.queue.format`.
+    """
     try:
         yield
     except RedisError as error:
@@ -83,6 +87,8 @@ def translated() -> Iterator[None]:
                 "the queue is out of memory; running slides still finish, try again later",
                 retry_after_s=FULL_RETRY_AFTER_S,
             ) from error
+        if REFUSAL in str(error):  # 6.2 puts words of its own before it, too
+            raise other_format(str(error).partition(REFUSAL)[2].split()[0]) from error
         refused = isinstance(error, ResponseError)
         raise _unavailable("refuses to work" if refused else "cannot be reached") from error
     except (OSError, TimeoutError) as error:

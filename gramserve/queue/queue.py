@@ -327,8 +327,8 @@ class Queue:
         return await safety.server(self._redis)
 
     async def check_safe(self, *, allow_volatile: bool) -> None:
-        """Raises `Unsafe(UNSAFE_REDIS)` for a Redis that may lose the queue: see `safety.check` (I15)."""
-        await safety.check(self._redis, allow_volatile=allow_volatile)
+        """Raises `Unsafe(UNSAFE_REDIS)` for a Redis unfit for this queue: see `safety.check` (I15)."""
+        await safety.check(self._redis, allow_volatile=allow_volatile, lane=self.lane)
 
     async def _stop(self, batch: str, state: str) -> int:
         ended, index = 0, 0

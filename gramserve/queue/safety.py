@@ -9,6 +9,7 @@ from redis.exceptions import ResponseError
 
 from gramserve.errors import Reason, Unsafe
 from gramserve.queue.connection import translated
+from gramserve.queue.format import FORMAT, other_format
 from gramserve.queue.states import Server
 
 OLDEST = (6, 2)
@@ -26,11 +27,12 @@ async def server(redis: Redis) -> Server:
     )
 
 
-async def check(redis: Redis, *, allow_volatile: bool) -> None:
+async def check(redis: Redis, *, allow_volatile: bool, lane: str = "") -> None:
     """Raises `Unsafe(UNSAFE_REDIS)` naming all that is wrong with this Redis (I15).
 
     It must be 6.2 or newer, take writes, never evict (`maxmemory-policy noeviction`), and write to disk (append-only
-    file or snapshots) unless `allow_volatile`. A server that hides its configuration is judged by what INFO shows.
+    file or snapshots) unless `allow_volatile`. A server that hides its configuration is judged by what INFO shows. A
+    `lane` in it must be one of this release, see `check_format`.
     """
     with translated():
         facts: dict[str, Any] = await redis.info()
@@ -52,6 +54,16 @@ async def check(redis: Redis, *, allow_volatile: bool) -> None:
             "this Redis is not fit to hold the queue: " + "; ".join(problems),
             metadata={"redis_version": version, "maxmemory_policy": policy},
         )
+    if lane:
+        await check_format(redis, lane)
+
+
+async def check_format(redis: Redis, lane: str) -> None:
+    """Raises `Unsafe(UNSAFE_REDIS)` when another release of gramserve keeps the lane here, in another format."""
+    with translated():
+        there = await redis.get(f"{{gs:{lane}}}:format")
+    if there not in {None, FORMAT}:
+        raise other_format(str(there))
 
 
 async def _snapshots(redis: Redis) -> bool:

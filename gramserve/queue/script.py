@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from gramserve.queue.connection import translated
+from gramserve.queue.format import FORMAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ def script(name: str) -> Script:
     folder = files("gramserve.queue") / "scripts"
     prelude, transition = ((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", name))
     body = f"local function transition()\n{transition}\nend\nlocal reply = transition()\nwrite_counts()\nreturn reply\n"
-    source = _needed(prelude, body) + body
+    source = f"local FORMAT = '{FORMAT}'\n{_needed(prelude, body)}{body}"
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -45,6 +45,7 @@ class Action(StrEnum):
     ACCESS_REFUSE = "access.refuse"
     AUDIT_CLOSE_DAY = "audit.close_day"
     AUDIT_PURGE = "audit.purge"
+    STORE_COPY = "store.copy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ async def test_a_batch_finishes_once_and_not_while_slides_live(lane: Lane, queue
 async def test_I9_after_a_drain_nothing_of_a_slide_is_left_and_nothing_of_the_batch_after_its_retention(
     lane: Lane, queue: Queue
 ) -> None:
-    fixed = ["bell", "counter", "draining", "stats"]
+    fixed = ["bell", "counter", "draining", "format", "stats"]
     await lane.fill("lab/b", 40)
     await queue.drain("somebody")
     dead = await queue.lease("w1", 10, idle=True)

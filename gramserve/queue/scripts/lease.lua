@@ -13,6 +13,8 @@
 -- stalls, not all, and an idle one takes it in spite of the claim. A call that arrives after a later one of the same
 -- caller leases nothing: nobody waits for its answer.
 work_when_full()
+local other = other_format()
+if other then return other end
 local worker, wanted, idle, lease_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', tonumber(ARGV[4])
 local last = redis.call('HMGET', worker_key(worker), 'instance', 'call')
 if last[1] == ARGV[5] and tonumber(last[2]) >= tonumber(ARGV[6]) then return {} end

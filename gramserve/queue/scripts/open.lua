@@ -7,6 +7,8 @@
 -- Result 1 when opened; 0 when this or a later round is known, or slides of an earlier round still live.
 -- Invariant: the sequence only rises. A batch whose queue was lost goes on from the clock in microseconds, which is
 -- beyond anything it counted before. Refused while memory is full (I10): the first write needs memory.
+local other = other_format()
+if other then return other end
 local name, round = ARGV[1], tonumber(ARGV[2])
 local key = batch_key(name)
 local old = redis.call('HMGET', key, 'round', 'live', 'sequence')
@@ -21,6 +23,7 @@ redis.call('HSET', key, 'sequence', sequence, 'live', 0, 'running', 0, 'sealed',
   'hard_ms', ARGV[11], 'accepted_ms', ARGV[15] == '0' and whole(now_ms) or ARGV[15], 'version', ARGV[12],
   'digest', ARGV[13], 'succeeded', ARGV[4], 'failed', ARGV[5], 'cancelled', ARGV[6], 'expired', ARGV[7],
   'review', ARGV[8], 'base', done, 'high', -1)
+redis.call('SET', TAG .. ':format', FORMAT)
 redis.call('HDEL', key, 'first_ms', 'last_ms')
 redis.call('PERSIST', key)
 redis.call('DEL', pending_key(name))

@@ -8,7 +8,7 @@
 --   :worker:W   hash    the last lease call of worker W   :draining   zset    worker -> asked to drain at, ms
 --   :stats      hash    what was refused and repaired     :bell       stream  rung when something becomes ready
 --   :ended      list    "slides batch" of each ended one  :ended_slides string slides of these
---   :counter    string  makes tokens differ within a microsecond
+--   :counter    string  makes tokens differ within a microsecond   :format  string  how all this is kept
 -- An entry is "batch/000123". Its hash exists from its first lease to its end; a slide that only waits costs a zset
 -- member and a bit. A slide that waits or runs is in exactly one of ready, leased and delayed (I8).
 
@@ -38,6 +38,12 @@ local function worker_key(worker) return TAG .. ':worker:' .. worker end
 -- Redis refuses a script whose first write needs memory while memory is full, and lets it go on once it has deleted.
 -- Whatever finishes work begins with this, so that a full queue can still be emptied (I10).
 local function work_when_full() redis.call('DEL', TAG .. ':none') end
+
+-- An error when another release keeps the lane, in another format: this one must not touch it. script.py sets FORMAT.
+local function other_format()
+  local there = redis.call('GET', TAG .. ':format')
+  if there and there ~= FORMAT then return redis.error_reply('GRAMSERVE_FORMAT ' .. there) end
+end
 
 local function tally(what, by) redis.call('HINCRBY', TAG .. ':stats', what, by or 1) end
 

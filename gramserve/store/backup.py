@@ -1,0 +1,205 @@
+"""Copies a store while services use it, so that the copy is a store that could have been.
+
+Whatever refers to something was written after it. So what refers is looked up before what it refers to is listed: an
+end before its outcomes, an alias before its version, a batch before its images. So nothing in the copy lacks what it
+needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from gramserve.errors import Reason, Unsafe
+from gramserve.store.format import FORMAT, FormatRecord, put_format, read_format
+from gramserve.store.objects import ObjectInfo, ObjectMissing, ObjectStore
+from gramserve.store.open_rounds import OpenRounds
+
+LEFT_OUT = ("open", "probe", "reuse", "uploads", "condemned")
+"""Markers are made anew; the others are unfinished, or can be made again, or say what may be deleted by now."""
+
+_ORDER = ("models", "optimizations", "batches", "requests", "slides", "checkpoints", "audit")
+_LAST = ("tombstones",)
+_COMMITS = ("/manifest.json", "/outcome.json", "/stage.json")
+_SMALL_BYTES = 2**20
+_TOGETHER, _TOGETHER_BYTES = 256, 2**24
+_PIECE_BYTES = 2**23
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a backup did: objects and bytes that were copied, objects that were there already, open batches in it."""
+
+    objects: int
+    bytes: int
+    kept: int
+    open_batches: int
+
+
+class Backup:
+    """Copies `source` into `target`, which is empty or a copy that was made before; `say` hears what is copied now."""
+
+    def __init__(
+        self, source: ObjectStore, target: ObjectStore, *, say: Callable[[str], None] = lambda what: None
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._say = say
+        self._objects = self._bytes = self._kept = 0
+
+    async def run(self) -> Copied:
+        """Copies what is missing. Broken off, it is repeated: until it ends no service starts on the copy.
+
+        Raises Unsafe (UNSAFE_STORE) when `target` is in use or has something else in it, or when `source` is of
+        another release or a copy that was not finished; and what the stores raise.
+        """
+        await self._check()
+        await put_format(self._target, FormatRecord(FORMAT, copy=True, unfinished=True))
+        aliases = await self._read(info async for info in self._source.list("models") if _moves(info.path))
+        there = set(await self._source.folders(""))
+        others = sorted(there - {*LEFT_OUT, *_ORDER, *_LAST})
+        for kind in (*_ORDER, *others, *_LAST):
+            if kind in there:
+                self._say(kind)
+                await self._copy_kind(kind)
+        for path, data in aliases.items():
+            await self._target.put(path, data)
+        markers = await OpenRounds(self._target).restore()
+        await put_format(self._target, FormatRecord(FORMAT, copy=True))
+        return Copied(self._objects, self._bytes, self._kept, markers)
+
+    async def _check(self) -> None:
+        found = await read_format(self._source)
+        if found.format != FORMAT or found.unfinished:
+            raise Unsafe(
+                Reason.UNSAFE_STORE, "what is to be copied is of another release, or a copy that was not finished"
+            )
+        if not (await read_format(self._target)).copy and await _has_objects(self._target):
+            raise Unsafe(
+                Reason.UNSAFE_STORE, "there is a store or something else already: a backup needs a place of its own"
+            )
+
+    async def _copy_kind(self, kind: str) -> None:
+        if kind == "batches":
+            for laboratory in await self._source.folders(kind):
+                for batch in await self._source.folders(f"{kind}/{laboratory}"):
+                    await self._copy_batch(f"{kind}/{laboratory}/{batch}")
+        elif kind == "audit":
+            await self._copy_audit()
+        elif kind in {"models", "optimizations"}:
+            await self._copy_committed(kind)
+        else:
+            for folder in await self._source.folders(kind) or [""]:
+                await self._copy_folder(f"{kind}/{folder}".rstrip("/"))
+
+    async def _copy_batch(self, folder: str) -> None:
+        """A batch as it stood after its last end that was there at the first look."""
+        ends = {info.path async for info in self._source.list(f"{folder}/final")}
+        rounds = 0
+        while f"{folder}/final/{rounds}.json" in ends:
+            rounds += 1
+        infos = [info async for info in self._source.list(folder)]
+        if not any(info.path == f"{folder}/batch.json" for info in infos):
+            return  # it was never accepted, or is purged
+        wanted = [
+            info
+            for info in infos
+            if (number := _round(info.path.removeprefix(f"{folder}/"))) is None
+            or number < rounds
+            or (number == rounds and not info.path.startswith(f"{folder}/final/"))
+        ]
+        await self._copy(wanted, await self._have(folder))
+
+    async def _copy_committed(self, kind: str) -> None:
+        """Folders in which one object, written last, makes the others count."""
+        commits = {info.path async for info in self._source.list(kind) if info.path.endswith(_COMMITS)}
+        infos = [info async for info in self._source.list(kind) if not _moves(info.path)]
+        wanted = [info for info in infos if info.path in commits or not info.path.endswith(_COMMITS)]
+        await self._copy(wanted, await self._have(kind))
+
+    async def _copy_audit(self) -> None:
+        """Open groups in their order, up to a gap; then the days that were closed meanwhile; then where all begins."""
+        have = await self._have("audit")
+        for day in await self._source.folders("audit/open"):
+            infos = [info async for info in self._source.list(f"audit/open/{day}")]
+            whole = [info for number, info in enumerate(infos, start=1) if info.path.endswith(f"/{number:09d}.jsonl")]
+            await self._copy(whole, have)
+        await self._copy([info async for info in self._source.list("audit") if info.path.count("/") == 1], have)
+
+    async def _copy_folder(self, folder: str) -> None:
+        have = await self._have(folder)
+        some: list[ObjectInfo] = []
+        async for info in self._source.list(folder):
+            some.append(info)
+            if len(some) == _TOGETHER:
+                await self._copy(some, have)
+                some = []
+        await self._copy(some, have)
+
+    async def _have(self, folder: str) -> Mapping[str, int]:
+        return {info.path: info.size async for info in self._target.list(folder)}
+
+    async def _copy(self, infos: Iterable[ObjectInfo], have: Mapping[str, int]) -> None:
+        """Copies objects in this order, some together; one that is deleted meanwhile is left out."""
+        some: list[ObjectInfo] = []
+        for info in infos:
+            if have.get(info.path) == info.size and not _changes(info.path):
+                self._kept += 1
+            elif info.size > _SMALL_BYTES:
+                await self._copy_large(info)
+            else:
+                some.append(info)
+                if len(some) == _TOGETHER or sum(one.size for one in some) > _TOGETHER_BYTES:
+                    await self._copy_small(some)
+                    some = []
+        await self._copy_small(some)
+
+    async def _copy_small(self, infos: list[ObjectInfo]) -> None:
+        found = await self._source.get_many([info.path for info in infos])
+        objects = [(info.path, data) for info, data in zip(infos, found, strict=True) if data is not None]
+        for path, data in objects:
+            if _changes(path):
+                await self._target.put(path, data)
+        await self._target.create_many([one for one in objects if not _changes(one[0])])
+        self._objects += len(objects)
+        self._bytes += sum(len(data) for _, data in objects)
+
+    async def _copy_large(self, info: ObjectInfo) -> None:
+        try:
+            await self._target.put_stream(info.path, self._pieces(info))
+        except ObjectMissing:
+            return
+        self._objects += 1
+        self._bytes += info.size
+
+    async def _pieces(self, info: ObjectInfo) -> AsyncIterator[bytes]:
+        for start in range(0, info.size, _PIECE_BYTES):
+            yield await self._source.get_range(info.path, start, min(_PIECE_BYTES, info.size - start))
+
+    async def _read(self, infos: AsyncIterator[ObjectInfo]) -> dict[str, bytes]:
+        paths = [info.path async for info in infos]
+        found = await self._source.get_many(paths)
+        return {path: data for path, data in zip(paths, found, strict=True) if data is not None}
+
+
+async def _has_objects(store: ObjectStore) -> bool:
+    async for _ in store.list(""):
+        return True
+    return False
+
+
+def _moves(path: str) -> bool:
+    """Whether the object is an alias, or counts of a shadow: read before the versions that they are of."""
+    return "/aliases/" in path or "/shadow/" in path
+
+
+def _changes(path: str) -> bool:
+    """Whether an object of this name can be replaced, and so may differ from the copy that was made before."""
+    return path.endswith(("/progress.json", "/trials.json", "/manifest.sig", "audit/start.json"))
+
+
+def _round(name: str) -> int | None:
+    """The round that an object of a batch belongs to ("results/0/000001.json", "final/0.json"); None: to all."""
+    kind, _, rest = name.partition("/")
+    number = rest.partition("/")[0].removesuffix(".json")
+    return int(number) if kind in {"final", "output", "results", "rounds", "stops"} and number.isdecimal() else None

@@ -1,0 +1,272 @@
+"""A copy of a store that is made while the store changes."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from obstore.store import MemoryStore
+from typer.testing import CliRunner
+
+from gramserve.cli import app
+from gramserve.errors import Reason, Unavailable, Unsafe
+from gramserve.store import layout
+from gramserve.store.audit import AuditLog
+from gramserve.store.audit_record import Action
+from gramserve.store.backup import Backup
+from gramserve.store.batches import BatchStore
+from gramserve.store.format import check_format
+from gramserve.store.local import LocalObjects
+from gramserve.store.manifest import ArtifactFile, ArtifactManifest
+from gramserve.store.objects import ObjectInfo, ObjectStore
+from gramserve.store.records import ImageRecord, RequestRecord, RoundRecord, SlideRecord
+from gramserve.store.registry import Registry
+from gramserve.store.remote import RemoteObjects
+from tests.operations import copies
+from tests.store.artifacts import FILES, draft
+from tests.store.test_batches import accept, batch, final, succeeded
+
+DAY_S = 86400.0
+
+
+def manifest_of(model: str, version: int) -> ArtifactManifest:
+    files = {
+        name: ArtifactFile(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)) for name, data in FILES.items()
+    }
+    return ArtifactManifest(**dict(draft()), model=model, version=version, files=files)
+
+
+class World:
+    """A laboratory whose store changes step by step, in the order in which services write; `chance` mixes the lanes."""
+
+    def __init__(self, store: ObjectStore, chance: random.Random | None = None) -> None:
+        self.store = store
+        self.batches = BatchStore(store)
+        self.now = 1_800_000_000.0
+        self.audit = AuditLog(store, clock=lambda: self.now)
+        self._chance = chance or random.Random(0)
+
+    async def steps(self, nights: int = 1) -> AsyncIterator[None]:
+        """Each night batches, one of them per lane, and a version that is published and promoted."""
+        for night in range(nights):
+            lanes = [self.batch(f"b{night}-{number}") for number in range(4)] + [self.version(night + 1)]
+            while lanes:
+                lane = self._chance.choice(lanes)
+                try:
+                    yield await anext(lane)
+                except StopAsyncIteration:
+                    lanes.remove(lane)
+            self.now += DAY_S
+            await self.audit.turn_day()
+            yield
+
+    async def version(self, number: int) -> AsyncIterator[None]:
+        manifest = manifest_of("m", number)
+        folder = layout.version_folder("m", number)
+        await self.store.create(f"{folder}/reserved", b"")
+        for name, data in (*FILES.items(), ("manifest.json", manifest.to_json())):
+            yield
+            await self.store.put(f"{folder}/{name}", data)
+        yield
+        await Registry(self.store).promote("m", number)
+
+    async def batch(self, name: str) -> AsyncIterator[None]:
+        images = [hashlib.sha256(f"{name}-{number}".encode()).hexdigest() for number in range(3)]
+        for image in images:
+            await self.store.create(layout.slide_path("lab", image), b"pixels")
+        yield
+        await self.batches.create_request("lab", name, RequestRecord(name, "f"))
+        yield
+        await self.audit.record(Action.BATCH_CREATE, name)
+        manifest = [SlideRecord(n, f"S-{n}", (ImageRecord(sha256=image),)) for n, image in enumerate(images)]
+        await self.batches.write_manifest("lab", name, manifest)
+        yield
+        await self.batches.create_batch(batch(name))
+        for number in range(2):
+            yield
+            if number:
+                await self.batches.create_round("lab", name, RoundRecord(number, "r", (0, 1, 2), 1.0))
+            for index in range(3):
+                await self.batches.record_outcome("lab", name, succeeded(index, number))
+                yield
+            await self.store.put(self.batches.output_path("lab", name, number, "manifest.json"), b"{}")
+            yield
+            await self.audit.record(Action.BATCH_DELIVER, name)
+            await self.batches.finalize("lab", name, replace(final(number), manifest_digest="d"))
+
+
+class Moving:
+    """The store of a world that goes on, by chance, with everything that is read from it."""
+
+    def __init__(self, store: ObjectStore, steps: AsyncIterator[None], chance: random.Random) -> None:
+        self._store: Any = store
+        self._steps = steps
+        self._chance = chance
+
+    async def _go_on(self) -> None:
+        for _ in range(self._chance.choice((0, 1, 3))):
+            await anext(self._steps, None)
+
+    async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
+        await self._go_on()
+        async for info in self._store.list(prefix, after=after):
+            yield info
+
+    async def folders(self, prefix: str) -> Sequence[str]:
+        await self._go_on()
+        found: Sequence[str] = await self._store.folders(prefix)
+        return found
+
+    async def get_many(self, paths: Sequence[str]) -> Sequence[bytes | None]:
+        await self._go_on()
+        found: Sequence[bytes | None] = await self._store.get_many(paths)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+class Leaping(Moving):
+    """The store of a world in which everything happens at the read number `at`."""
+
+    def __init__(self, store: ObjectStore, lanes: Sequence[AsyncIterator[None]], at: int) -> None:
+        super().__init__(store, aiter(lanes[0]), random.Random(0))
+        self._lanes = lanes
+        self._at = at
+        self.reads = 0
+
+    async def _go_on(self) -> None:
+        if self.reads == self._at:
+            for lane in self._lanes:
+                async for _ in lane:
+                    pass
+        self.reads += 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_I1_a_copy_made_while_the_store_changes_lacks_nothing_that_it_needs(seed: int) -> None:
+    source, copy = (RemoteObjects(MemoryStore(), f"memory://{name}") for name in ("store", "copy"))
+    chance = random.Random(seed)
+    steps = World(source, chance).steps(nights=30)
+    for _ in range(chance.randrange(20, 100)):
+        await anext(steps)
+    for _ in range(2):  # the second brings the copy up to date
+        moving: Any = Moving(source, steps, chance)
+        accepted = [name async for name in _accepted(source)]
+        await Backup(moving, copy).run()
+        assert await copies.faults(copy) == []
+        there = set(await copy.folders("batches/lab"))
+        assert set(accepted) <= there, "a batch that was accepted before is not in the copy"
+    await anext(steps)  # it was still going on
+
+
+async def test_I1_whatever_happens_between_two_looks_at_the_store_the_copy_lacks_nothing() -> None:
+    """A night goes from every point to every later one, all of it between one read of the backup and the next."""
+    reads = 1
+    for begun in (0, 4, 8, 14, 20):
+        at = 0
+        while at < reads:
+            source, copy = (RemoteObjects(MemoryStore(), f"memory://{name}") for name in ("store", "copy"))
+            world = World(source)
+            lanes = [world.batch("b"), world.version(1)]
+            for lane in lanes:
+                for _ in range(begun):
+                    await anext(lane, None)
+            leap = Leaping(source, lanes, at)
+            moving: Any = leap
+            await Backup(moving, copy).run()
+            assert await copies.faults(copy) == [], f"begun at {begun}, at read {at}"
+            at, reads = at + 1, max(reads, leap.reads)
+    assert reads > 10
+
+
+async def _accepted(store: ObjectStore) -> AsyncIterator[str]:
+    for name in await store.folders("batches/lab"):
+        if await store.size(layout.batch_path("lab", name)) is not None:
+            yield name
+
+
+async def test_a_second_copy_takes_only_what_is_new(tmp_path: Path) -> None:
+    source, copy = LocalObjects(tmp_path / "store"), LocalObjects(tmp_path / "copy")
+    world = World(source)
+    async for _ in world.steps():
+        pass
+    first = await Backup(source, copy).run()
+    assert first.kept == 0
+    again = await Backup(source, copy).run()
+    assert again.kept > 50
+    assert again.objects < 5
+    await Registry(source).promote("m", 1, alias="other")
+    await accept(world.batches, batch("late"))
+    later = await Backup(source, copy).run()
+    assert again.objects < later.objects < 10
+    assert later.open_batches == 1
+    assert await Registry(copy).alias("m", "other") is not None
+
+
+async def test_no_service_starts_on_a_copy_that_was_broken_off(tmp_path: Path) -> None:
+    source, copy = LocalObjects(tmp_path / "store"), LocalObjects(tmp_path / "copy")
+    async for _ in World(source).steps():
+        pass
+
+    class Breaking(Moving):
+        async def folders(self, prefix: str) -> Sequence[str]:
+            if prefix == "slides":
+                raise Unavailable(Reason.STORE_UNAVAILABLE, "the store cannot be reached")
+            return await super().folders(prefix)
+
+    broken: Any = Breaking(source, World(source).steps(nights=0), random.Random(0))
+    with pytest.raises(Unavailable):
+        await Backup(broken, copy).run()
+    with pytest.raises(Unsafe, match="not finished") as caught:
+        await check_format(copy)
+    assert caught.value.reason is Reason.UNSAFE_STORE
+    with pytest.raises(Unsafe, match="not finished"):
+        await Backup(copy, LocalObjects(tmp_path / "other")).run()
+    await Backup(source, copy).run()
+    await check_format(copy)
+    assert await copies.faults(copy) == []
+
+
+async def test_a_copy_never_goes_into_a_store_that_is_in_use(tmp_path: Path) -> None:
+    source, other = LocalObjects(tmp_path / "store"), LocalObjects(tmp_path / "other")
+    await accept(BatchStore(source), batch("b"))
+    await accept(BatchStore(other), batch("c"))
+    with pytest.raises(Unsafe, match="a place of its own"):
+        await Backup(source, other).run()
+    copy = LocalObjects(tmp_path / "copy")
+    await Backup(source, copy).run()
+    await check_format(copy)  # a service starts on it: from now on it is a store
+    with pytest.raises(Unsafe, match="a place of its own"):
+        await Backup(source, copy).run()
+
+
+async def test_a_store_of_another_release_is_refused(tmp_path: Path) -> None:
+    store = LocalObjects(tmp_path / "store")
+    await check_format(store)
+    await check_format(store)
+    await store.put("format.json", b'{"format":2}')
+    with pytest.raises(Unsafe, match="another release") as caught:
+        await check_format(store)
+    assert caught.value.reason is Reason.UNSAFE_STORE
+    assert caught.value.metadata == {"format": "2", "own_format": "1"}
+    with pytest.raises(Unsafe, match="another release"):
+        await Backup(store, LocalObjects(tmp_path / "copy")).run()
+
+
+def test_the_command_says_what_it_did_and_the_audit_record_who(tmp_path: Path) -> None:
+    store, copy, back = (str(tmp_path / name) for name in ("store", "copy", "back"))
+    runner = CliRunner()
+    for source, target in ((store, copy), (copy, back), (store, copy)):
+        done = runner.invoke(app, ["backup", target, "--store", source])
+        assert done.exit_code == 0, done.stderr
+        assert "objects of" in done.stdout
+    for place, records in ((store, 2), (copy, 2), (back, 2)):
+        shown = runner.invoke(app, ["audit", "show", "--store", place])
+        assert shown.stdout.count("store.copy") == records, place
+        assert runner.invoke(app, ["audit", "verify", "--store", place]).exit_code == 0
