@@ -17,8 +17,9 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import contextmanager, suppress
+from threading import Lock
 
-_KNOWN_FOLDERS = 10_000
+_KNOWN_FOLDERS = 512
 _SYNCS_TOGETHER = 4
 # Slides are patients' data: nothing for others on the machine.
 _FILE_MODE, _FOLDER_MODE = 0o640, 0o750
@@ -38,7 +39,8 @@ class DurableFiles:
     def __init__(self, root: str, token: Callable[[], str]) -> None:
         self._root = root
         self._token = token
-        self._folders: set[str] = set()
+        self._folders: dict[str, None] = {}
+        self._remembering = Lock()
 
     def write(self, name: str, data: bytes) -> None:
         """Writes or replaces the file."""
@@ -119,7 +121,8 @@ class DurableFiles:
             self._make_folder(folder)
             return unfinished, os.open(unfinished, flags, _FILE_MODE)
         except FileNotFoundError:  # somebody removed a folder that we knew, this one or one above it
-            self._folders.clear()
+            with self._remembering:
+                self._folders.clear()
             self._make_folder(folder)
             return unfinished, os.open(unfinished, flags, _FILE_MODE)
 
@@ -152,9 +155,10 @@ class DurableFiles:
             os.mkdir(folder, _FOLDER_MODE)
         with suppress(PermissionError):  # the folder above the root need not be ours to read
             sync_folder(above)
-        if len(self._folders) >= _KNOWN_FOLDERS:
-            self._folders.clear()
-        self._folders.add(folder)
+        with self._remembering:
+            self._folders[folder] = None
+            if len(self._folders) > _KNOWN_FOLDERS:
+                del self._folders[next(iter(self._folders))]  # the oldest: met again, it is fsynced again
 
 
 def append(unfinished: str, data: bytes) -> None:
