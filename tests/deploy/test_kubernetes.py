@@ -208,7 +208,7 @@ def test_every_setting_exists_and_is_understood(service: str, monkeypatch: pytes
     settings = load(SETTINGS[service])
     assert settings.store_url.startswith("s3://")
     assert settings.redis_url.startswith("rediss://")
-    assert not (settings.allow_plaintext or settings.allow_anonymous or settings.allow_volatile_redis)
+    assert not any((settings.allow_plaintext, settings.allow_anonymous, settings.allow_volatile_redis))
 
 
 @pytest.mark.parametrize("service", SETTINGS)

@@ -14,6 +14,8 @@ from gramserve.queue import Lease, connect
 from gramserve.queue.sentinel import SentinelUrl
 from gramserve.tls.options import TlsOptions
 from gramserve.tls.service import Tls
+from tests.faults import harness
+from tests.faults.checker import inspect
 from tests.queue.lane import Lane
 from tests.sentinels import watched_redis
 from tests.services import ServerKind
@@ -76,6 +78,24 @@ async def test_a_sentinel_that_is_gone_is_passed_over(kind: ServerKind, tmp_path
         assert caught.value.reason is Reason.QUEUE_UNAVAILABLE
         assert "127.0.0.1" not in caught.value.message
         await lane.queue.aclose()
+
+
+async def test_I1_services_go_on_with_the_new_master_and_no_slide_is_lost(tmp_path: Path) -> None:
+    async with watched_redis(tmp_path / "redis", "bundled") as redis, harness.site(tmp_path, redis) as site:
+        await site.gateway()
+        await site.worker()
+        held = site.picture("hold")
+        await site.create([held, *(site.picture() for _ in range(20))])
+        await site.held(held)
+        await redis.kill(redis.ports[0])
+        site.let_go(held)
+        await site.create([site.picture()])  # asked for again and again until there is a master
+        first, second = await site.ended(timeout_s=120)
+        assert (first.completion_stats.succeeded_count, second.completion_stats.succeeded_count) == (21, 1)
+        found = await inspect(site, gapless=False)
+        found.held()
+        assert (found.lost, found.duplicated) == (0, 0)
+        assert await redis.master() == redis.ports[1]
 
 
 def test_an_address_says_all_that_is_needed() -> None:
