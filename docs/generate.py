@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from promises import promises_page  # beside this file
+from scaling import scaling_page
 
 from gateway.settings import GatewaySettings
 from gramserve.metrics import SPECS
@@ -98,7 +99,12 @@ def _cell(text: str) -> str:
 
 def pages() -> dict[str, str]:
     """What each generated page should hold, by file name."""
-    return {"settings.md": settings_page(), "metrics.md": metrics_page(), "promises.md": promises_page()}
+    return {
+        "settings.md": settings_page(),
+        "metrics.md": metrics_page(),
+        "promises.md": promises_page(),
+        "scaling.md": scaling_page(),
+    }
 
 
 def drifted() -> list[str]:
