@@ -55,7 +55,9 @@ def test_every_alert_is_seen_firing_and_quiet(name: str) -> None:
     if name == "GramserveWatchdog":  # it always fires, and every other test leaves it out by name
         return
     expected = [
-        [sample["labels"] for sample in look["exp_samples"]] for test in _tests(name) for look in test["promql_expr_test"]
+        [sample["labels"] for sample in look["exp_samples"]]
+        for test in _tests(name)
+        for look in test["promql_expr_test"]
     ]
     assert any(f'alertname="{name}"' in labels for found in expected for labels in found)
     assert any(not any(f'alertname="{name}"' in labels for labels in found) for found in expected)
