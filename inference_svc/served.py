@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from gramserve.calls import BANDS, Outcome, ReviewReason
+from gramserve.calls import BANDS, ReviewReason
 from gramserve.metrics import Metrics
 from inference_svc.protocol import Finished, VersionLoaded
 
 MOST_VERSIONS = 16
 """Versions with series of their own, those used last: a worker that runs for months shows no more."""
 
+MOST_LABELS = 64
+"""Labels of one version that are shown: what a child says is bounded here."""
+
 # Outcomes that are shown beside the labels of findings.
-_ALONE = frozenset({Outcome.NO_ORGANISM_SEEN, Outcome.UNASSESSABLE, Outcome.MIXED_ORGANISMS_SEEN})
+_ALONE = frozenset({"NO_ORGANISM_SEEN", "UNASSESSABLE", "MIXED_ORGANISMS_SEEN"})
+_REASONS = frozenset(reason.value for reason in ReviewReason)
+_BANDS = frozenset(BANDS)
 
 
 class Served:
@@ -29,6 +33,7 @@ class Served:
         self._known: OrderedDict[str, dict[str, str]] = OrderedDict()
         self._serving: set[tuple[str, str]] = set()
         self._engines: dict[str, set[str]] = {}
+        self._labels: dict[str, set[str]] = {}
         for reason in ReviewReason:
             metrics.count("review_reasons", 0, reason=reason.value)
 
@@ -40,16 +45,16 @@ class Served:
         self._engines.setdefault(told.version, set()).add(told.engine)
         for name in ("slides_called", "slides_for_review"):
             self._metrics.count(name, 0, **names)
-        for call in (*_ALONE, *told.organisms):
+        for call in (*_ALONE, *self._admitted(told.version, told.organisms)):
             self._metrics.count("calls", 0, **names, call=call)
-        for label in told.labels:
+        for label in self._admitted(told.version, told.labels):
             self._metrics.count("tile_calls", 0, **names, label=label)
         for band in BANDS:
             self._metrics.count("tile_scores", 0, **names, band=band)
-        for label, share in told.reference_labels.items():
-            self._metrics.set("reference_tile_calls", share, **names, label=label)
-        for band, share in told.reference_bands.items():
-            self._metrics.set("reference_tile_scores", share, **names, band=band)
+        for label in self._admitted(told.version, told.reference_labels):
+            self._metrics.set("reference_tile_calls", told.reference_labels[label], **names, label=label)
+        for band in told.reference_bands.keys() & _BANDS:
+            self._metrics.set("reference_tile_scores", told.reference_bands[band], **names, band=band)
 
     def serving(self, versions: Iterable[str]) -> None:
         """These are the versions that children have loaded now, all others are not."""
@@ -72,17 +77,20 @@ class Served:
         reasons = call.get("review_reasons", ())
         if reasons:
             metrics.count("slides_for_review", 1, **names)
-            for reason in reasons:
+            for reason in _REASONS.intersection(reasons):
                 metrics.count("review_reasons", reason=reason)
         findings = call.get("findings", ())
-        for said in _said(call, findings):
-            metrics.count("calls", 1, **names, call=said)
+        outcome = call.get("outcome", "")
+        if outcome in _ALONE:
+            metrics.count("calls", 1, **names, call=outcome)
+        for label in self._admitted(version, [finding["label"] for finding in findings]):
+            metrics.count("calls", 1, **names, call=label)
         if findings:
             metrics.observe("call_confidence", findings[0]["probability"], **names)
-        for label, tiles in finished.tile_labels.items():
-            metrics.count("tile_calls", tiles, **names, label=label)
-        for band, tiles in finished.tile_bands.items():
-            metrics.count("tile_scores", tiles, **names, band=band)
+        for label in self._admitted(version, finished.tile_labels):
+            metrics.count("tile_calls", finished.tile_labels[label], **names, label=label)
+        for band in finished.tile_bands.keys() & _BANDS:
+            metrics.count("tile_scores", finished.tile_bands[band], **names, band=band)
 
     def _names(self, version: str) -> dict[str, str]:
         """The labels of a version; shows nothing more of the one not used for longest when there are too many."""
@@ -91,18 +99,22 @@ class Served:
             names = self._known[version] = _split(version)
             while len(self._known) > self._most and (oldest := self._oldest(version)):
                 self._metrics.forget(**self._known.pop(oldest))
+                self._labels.pop(oldest, None)
         else:
             self._known.move_to_end(version)
         return names
 
+    def _admitted(self, version: str, labels: Iterable[str]) -> list[str]:
+        """Those of `labels` that are shown: all of an artifact that has no more than MOST_LABELS."""
+        known = self._labels.setdefault(version, set())
+        for label in labels:
+            if len(known) < MOST_LABELS:
+                known.add(label)
+        return [label for label in labels if label in known]
+
     def _oldest(self, newest: str) -> str | None:
         """The version used least recently of those that no child has loaded."""
         return next((version for version in self._known if version != newest and version not in self._engines), None)
-
-
-def _said(call: Mapping[str, Any], findings: Iterable[Mapping[str, Any]]) -> list[str]:
-    outcome = call.get("outcome", "")
-    return [*(str(finding["label"]) for finding in findings), *([outcome] if outcome in _ALONE else [])]
 
 
 def _split(version: str) -> dict[str, str]:
