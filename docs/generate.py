@@ -98,7 +98,12 @@ def _cell(text: str) -> str:
 
 def pages() -> dict[str, str]:
     """What each generated page should hold, by file name."""
-    return {"settings.md": settings_page(), "metrics.md": metrics_page(), "promises.md": promises_page(), "dashboards.md": dashboards_page(NOTE)}
+    return {
+        "settings.md": settings_page(),
+        "metrics.md": metrics_page(),
+        "promises.md": promises_page(),
+        "dashboards.md": dashboards_page(NOTE),
+    }
 
 
 def drifted() -> list[str]:

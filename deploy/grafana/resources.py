@@ -20,8 +20,8 @@ def resources() -> dashboard.Dashboard:
             "short",
             CALM,
             (f"sum by (job, instance) (up{OURS})", "up"),
-            ("sum by (job, instance, version) (gramserve_build_info)", "build"),
-            (f"time() - max by (job, instance) (process_start_time_seconds{OURS})", "age"),
+            ("sum by (instance, version) (gramserve_build_info)", "build"),
+            (f"time() - max by (instance) (process_start_time_seconds{OURS})", "age"),
             units={"age": "s"},
             key="instance",
         )

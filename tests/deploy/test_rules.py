@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
-from tests.deploy.promql import RULES, alerts, boards, named, queries, recorded, rules
+from gramserve.cli import app
+from tests.deploy.promql import RULES, alerts, boards, named, panels, queries, recorded, rules, shown
 from tests.sources import ROOT
 
 PROMETHEUS = ROOT / "deploy/prometheus"
@@ -92,14 +94,26 @@ def test_every_runbook_belongs_to_an_alert_and_says_what_to_do(path: Path) -> No
         assert (path.parent / target).exists(), target
     for metric in re.findall(r"`(gramserve[_:][\w:]+)", text):
         assert metric in recorded() or _is_a_metric(metric), metric
-    titles = {board["title"].removeprefix("gramserve: ") for board in boards().values()}
-    assert set(re.findall(r"dashboard \*(\w+)\*", text)) <= titles
+    on_one_line = " ".join(text.split())
+    assert set(re.findall(r"(?<!\*)\*([^*]+)\*", on_one_line)) <= _titles()
+    commands = set(re.findall(r"`gramserve ([a-z]+)", on_one_line))
+    assert commands <= _commands()
+
+
+def _commands() -> set[str]:
+    """Of `gramserve`."""
+    group = typer.main.get_group(app)
+    return set(group.list_commands(typer.Context(group)))
 
 
 def _is_a_metric(name: str) -> bool:
-    from tests.deploy.promql import shown
-
     return name in shown() or any(other.startswith(name) for other in shown())
+
+
+def _titles() -> set[str]:
+    """Of all dashboards and their panels."""
+    found = {board["title"].removeprefix("gramserve: ") for board in boards().values()}
+    return found | {panel["title"] for board in boards().values() for panel in panels(board)}
 
 
 def test_the_list_of_runbooks_names_each() -> None:
