@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import cv2
 import grpc.aio
 import numpy as np
+from numpy.typing import NDArray
 
 from gramserve.client import GramserveClient
 from gramserve.oip.open_inference_pb2_grpc import GRPCInferenceServiceStub
@@ -42,7 +44,7 @@ WORKERS = 2
 GOOD = 60
 HELD = 150
 BANDS = {f"0.{tenth}": 0.0 for tenth in range(10)}
-SHARES = {"labels": dict.fromkeys(LABELS, 0.2), "bands": {**BANDS, "0.9": 0.75, "0.8": 0.25}}
+SHARES = {"labels": dict.fromkeys(LABELS, 0.2), "bands": {**BANDS, "0.9": 1.0}}
 # A night's backlog lasts for ten minutes, this one's for seconds.
 SHORTER = {"min_over_time(gramserve:queue_ready:slides[10m])": "min_over_time(gramserve:queue_ready:slides[5s])"}
 TERMINAL = {SlideBatch.STATE_SUCCEEDED, SlideBatch.STATE_PARTIALLY_SUCCEEDED, SlideBatch.STATE_FAILED}
@@ -159,8 +161,9 @@ async def night(folder: Path) -> AsyncIterator[Night]:
     hooks = folder / "hooks"
     hooks.mkdir()
     registry = Registry(open_store(str(folder / "up" / "store")))
-    await publish_tiny(registry, evaluation={REFERENCE: SHARES})
-    version, _ = await publish_tiny(registry, promote=False, sharpness=70.0, evaluation={REFERENCE: SHARES})
+    validated: dict[str, Any] = {"evaluation": {REFERENCE: SHARES}}
+    await publish_tiny(registry, **validated)
+    version, _ = await publish_tiny(registry, promote=False, sharpness=70.0, **validated)
     await registry.promote("gram", version, "shadow", share=1.0)
     first = _free_ports(WORKERS + 2)
     up = Up(
@@ -223,7 +226,7 @@ def _optimizer(folder: Path, redis_url: str, metrics_port: int) -> OptimizerSett
     )
 
 
-def _picture(colour: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def _picture(colour: NDArray[np.float64]) -> bytes:
     """A field of one colour between two labels, of which the model is not sure."""
     done, data = cv2.imencode(".png", np.full((64, 64, 3), colour[::-1], np.uint8))
     assert done

@@ -71,10 +71,10 @@ class Prometheus:
         """All rules as Prometheus evaluated them last."""
         return [rule for group in (await self._ask("rules"))["groups"] for rule in group["rules"]]
 
-    async def firing(self) -> dict[str, dict[str, str]]:
-        """Alerts that fire now, each with its annotations."""
+    async def alerts(self, *states: str) -> dict[str, dict[str, str]]:
+        """Alerts that are in one of these states (pending, firing) now, each with its annotations."""
         alerts = (await self._ask("alerts"))["alerts"]
-        return {one["labels"]["alertname"]: one["annotations"] for one in alerts if one["state"] == "firing"}
+        return {one["labels"]["alertname"]: one["annotations"] for one in alerts if one["state"] in states}
 
     async def _ask(self, path: str, **parameters: str) -> Any:
         answer = await asyncio.to_thread(self._read, f"/api/v1/{path}?{urllib.parse.urlencode(parameters)}")

@@ -28,6 +28,17 @@ NEVER_SEEN = {
 NOT_SHOWN_HERE = {"gramserve_access_file_unusable"}
 FIRE = {"GramserveWatchdog", "GramserveSlideQuarantined", "GramserveSlidesExpire", "GramserveOptimizationFailed"}
 
+# What is true of that night as well, some of it not for long enough yet: one slide in seven is broken, one kills its
+# child again and again, nobody takes what waits at its end; kernels and disks of machines differ.
+ALSO_TRUE = {
+    "GramserveChildrenRestart",
+    "GramserveFailureRate",
+    "GramserveNightWillNotFinish",
+    "GramserveSandboxMissing",
+    "GramserveStoreFillsTonight",
+    "GramserveStoreNearlyFull",
+}
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
@@ -103,16 +114,15 @@ async def _every_alert_looks_at_series_that_are_there(stack: Night) -> None:
 
 async def _what_went_wrong_is_told(stack: Night) -> None:
     async def told() -> bool:
-        return set(await stack.prometheus.firing()) >= FIRE
+        return set(await stack.prometheus.alerts("firing")) >= FIRE
 
     await until(told, 30, f"{FIRE} fire")
-    firing = await stack.prometheus.firing()
-    # Nothing that needs no attention: all that fires besides is about the work that is held up.
-    assert set(firing) - FIRE <= {"GramserveNightWillNotFinish", "GramserveSandboxMissing", "GramserveChildrenRestart"}
-    for told_with in firing.values():
-        assert "<error" not in told_with["description"]
-        assert "<no value>" not in told_with["description"]
-    said = firing["GramserveSlidesExpire"]["description"]
+    true = await stack.prometheus.alerts("firing", "pending")
+    assert set(true) - FIRE <= ALSO_TRUE
+    for annotations_of in true.values():
+        assert "<error" not in annotations_of["description"]
+        assert "<no value>" not in annotations_of["description"]
+    said = true["GramserveSlidesExpire"]["description"]
     assert re.match(r"\d(\.\d+)? slides passed their due time", said), said
 
 
