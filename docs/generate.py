@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from dashboards import dashboards_page  # beside this file
 from promises import promises_page  # beside this file
 from scaling import scaling_page
 
@@ -104,6 +105,7 @@ def pages() -> dict[str, str]:
         "metrics.md": metrics_page(),
         "promises.md": promises_page(),
         "scaling.md": scaling_page(),
+        "dashboards.md": dashboards_page(NOTE),
     }
 
 
