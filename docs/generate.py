@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from dashboards import dashboards_page  # beside this file
-from promises import promises_page  # beside this file
+from promises import promises_page
 from scaling import scaling_page
 
 from gateway.settings import GatewaySettings
