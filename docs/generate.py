@@ -10,6 +10,7 @@ from promises import promises_page  # beside this file
 
 from gateway.settings import GatewaySettings
 from gramserve.metrics import SPECS
+from gramserve.night.settings import ReportSettings
 from gramserve.settings import SharedSettings, table
 from inference_svc.settings import WorkerSettings
 from optimizer_svc.settings import OptimizerSettings
@@ -19,6 +20,7 @@ SERVICES: dict[str, type[SharedSettings]] = {
     "Gateway": GatewaySettings,
     "Worker": WorkerSettings,
     "Optimizer": OptimizerSettings,
+    "Night report": ReportSettings,
 }
 SETTINGS_TEXT = """\
 Services read their settings once, at start, from the environment. A name that begins with `GRAMSERVE_` and is not

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from gramserve.errors import InvalidInput, Reason
 from gramserve.night.earlier import earlier
 from gramserve.night.facts import NightFacts
 from gramserve.night.page import render
@@ -29,9 +30,12 @@ async def write_report(
     """Write the report of `night`, as of `now` (Unix seconds), to `output`, readable by its owner alone.
 
     `roots` are folders that references of slides may lead to. That `actor` reads results is recorded first.
-    Raises Unavailable, RecordCorrupt, AuditBroken, OSError.
+    Raises InvalidInput when nothing is stored there, Unavailable, RecordCorrupt, AuditBroken, OSError.
     """
     objects = open_store(store_url)
+    if not await objects.folders(""):  # a mistyped folder is not made
+        what = "nothing is stored there"
+        raise InvalidInput(Reason.INVALID_SETTINGS, what, violations=[("store", what)])
     await AuditLog(objects).record(Action.RESULTS_READ, f"nights/{night.day.isoformat()}", actor=actor)
     facts = await survey(objects, night, now)
     before = await earlier(objects, [night.before(days) for days in range(1, EARLIER_NIGHTS + 1)])

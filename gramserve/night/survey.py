@@ -34,6 +34,15 @@ async def survey(objects: ObjectStore, night: Night, now: float) -> NightFacts:
     return facts
 
 
+async def any_accepted(objects: ObjectStore, night: Night) -> bool:
+    """Whether a batch was accepted in `night`. Raises Unavailable."""
+    batches = BatchStore(objects)
+    for laboratory in await objects.folders("batches"):
+        async for _ in accepted(batches, laboratory, night):
+            return True
+    return False
+
+
 async def accepted(batches: BatchStore, laboratory: str, night: Night) -> AsyncIterator[BatchRecord]:
     """The batches that were accepted in `night`, newest first."""
     after = (night.end, "")
