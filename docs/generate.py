@@ -28,8 +28,10 @@ listed here stops the start, so that a misspelled setting is never a silent defa
 between.
 """
 METRICS_TEXT = """\
-Every process shows these for Prometheus at `/metrics`, with its CPU, memory and garbage collections. Histograms are in
-seconds. Labels take values from closed sets; none names a slide, a batch or a patient.
+Every process shows those of its own for Prometheus at `/metrics`, with its CPU, memory and garbage collections. A gauge
+appears once it has a value. Histograms are in seconds, `call_confidence` is a probability. Labels take values from
+closed sets, as are the labels, versions and engines of the artifacts that a worker ran last; none names a slide, a
+batch or a patient.
 """
 NOTE = "<!-- Written by docs/generate.py from the code: change it there. -->\n"
 

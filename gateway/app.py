@@ -16,6 +16,7 @@ from gateway.classify import SlideClassifier
 from gateway.create import Creator
 from gateway.finalize import Finalizer
 from gateway.finish import Finisher
+from gateway.gauges import Gauges
 from gateway.health import HealthCheck
 from gateway.image_servicer import ImageServicer
 from gateway.listing import Listing
@@ -29,6 +30,7 @@ from gateway.reconcile import Reconciler
 from gateway.retention import Retention
 from gateway.retry import Retrier
 from gateway.rounds import Rounds
+from gateway.series import begin
 from gateway.settings import GatewaySettings
 from gateway.shadow import Comparer
 from gateway.stop import Stopper
@@ -48,7 +50,7 @@ from gramserve.rpc.server import RpcServer
 from gramserve.store.audit import AuditLog
 from gramserve.store.audit_refusals import Refusals
 from gramserve.store.batches import BatchStore
-from gramserve.store.objects import open_store
+from gramserve.store.objects import LocalObjects, open_store
 from gramserve.store.purge import Purger
 from gramserve.store.registry import Registry
 from gramserve.store.shadows import Shadows
@@ -130,7 +132,7 @@ class _Running:
         views = Views(batches, rounds, queue, clock)
         placement, stopper = Placement(batches, rounds, queue, clock), Stopper(batches, queue, clock)
         tender = Tender(batches, rounds, queue, placement, stopper, metrics, stall_s=settings.stall_s, clock=clock)
-        reconciler = Reconciler(batches, queue, contact, tender, metrics, scan_interval_s=settings.scan_interval_s)
+        reconciler = Reconciler(batches, queue, contact, tender, scan_interval_s=settings.scan_interval_s)
         purger = Purger(self._objects, settings.retention, audit, clock=clock)
         turns = Turns()
         finalizer = Finalizer(
@@ -186,6 +188,7 @@ class _Running:
                 on_change=reconciler.look_after,
                 audit=audit,
                 quotas=quotas,
+                metrics=metrics,
             ),
             self._watcher,
             self._classifier,
@@ -222,9 +225,19 @@ class _Running:
             set_serving=self._server.set_serving,
             probe_interval_s=settings.probe_interval_s,
         )
+        begin(metrics)
+        gauges = Gauges(
+            queue,
+            self._redis,
+            metrics,
+            unfinished=reconciler.unfinished,
+            folder=self._objects.root if isinstance(self._objects, LocalObjects) else "",
+            clock=clock,
+        )
         self._loops = [
             Loop("health", self._health.step, _HEALTH_INTERVAL_S),
             Loop("reconcile", reconciler.step, settings.reconcile_interval_s),
+            Loop("gauges", gauges.step, settings.reconcile_interval_s),
             Loop("sweep", sweeper.step, settings.reconcile_interval_s),
             Loop("finish", self._finisher.step, settings.finish_interval_s),
             Loop("refusals", self._refusals.step, _REFUSALS_INTERVAL_S),

@@ -180,11 +180,22 @@ class Finalizer:
         kept = await self._batches.finalize(name.laboratory, name.batch, wanted)
         if kept == wanted:
             self._metrics.count("batches_finished", state=end.value)
+            self._count_stopped(current, delivery, stop)
         elif kept.manifest_digest != digest:
             # Another gateway was faster and saw less: what it recorded counts, so the files must say the same.
             theirs = await self._deliver(name, record, current, "", kept.slide_states)
             await theirs.writer.finish(record, kept.counts)
         return kept
+
+    def _count_stopped(self, current: Round, delivery: _Delivery, stop: StopRecord | None) -> None:
+        """Count the slides of the round that no worker got: only a stop or a deadline ends those."""
+        letters = Counter(delivery.letters[index] for index in current.indices)
+        for state, reason in (
+            (SlideState.CANCELLED, stop.cause if stop else "CANCELLED"),
+            (SlideState.EXPIRED, "EXPIRED"),
+        ):
+            if slides := letters[state.letter]:
+                self._metrics.count("slides_ended", slides, state=state.value, reason=reason)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from gramserve.errors import GramserveError, NotFound, Reason
 from gramserve.metrics import Metrics
 from gramserve.queue import Queue
 from gramserve.store.batches import BatchStore
-from gramserve.store.records import BatchRecord, ErrorRecord, OutcomeRecord, SlideRecord, SlideState
+from gramserve.store.records import BatchRecord, ErrorRecord, OutcomeRecord, Priority, SlideRecord, SlideState
 from gramserve.store.reuse import reuse_key
 from inference_svc.children import Children
 from inference_svc.completer import Completer
@@ -19,6 +19,7 @@ from inference_svc.contact import Contact
 from inference_svc.divide import run_divided
 from inference_svc.protocol import Divide, Failed, Finished, Loaded, Part, RunSlide
 from inference_svc.recorder import AWAY, DEADLINE_PAUSE_S, STORE_PAUSE_S, Recorder
+from inference_svc.served import Served
 from inference_svc.slide import Held, Slide
 from inference_svc.storage import Storage
 from inference_svc.work import Crashed, TimedOut, Withdrawn
@@ -52,6 +53,7 @@ class Runner:
         contact: Contact,
         storage: Storage,
         metrics: Metrics,
+        served: Served,
         handed_over: Callable[[Slide, RunSlide, Finished], None],
         max_attempts: int,
         retry_delay_s: float,
@@ -70,6 +72,7 @@ class Runner:
         self._contact = contact
         self._storage = storage
         self._metrics = metrics
+        self._served = served
         self._handed_over = handed_over
         self._max_attempts = max_attempts
         self._retry_delay_s = retry_delay_s
@@ -81,6 +84,8 @@ class Runner:
 
     async def run(self, slide: Slide) -> None:
         """From the lease to the end; whatever happens, the slide is not held afterwards."""
+        if slide.attempts == 1:
+            self._metrics.observe("slide_wait_seconds", slide.lease.queued_s, priority=_priority(slide))
         try:
             await self._run(slide)
         except Exception as error:
@@ -130,6 +135,7 @@ class Runner:
         match ending:
             case Finished():
                 await self._succeed(slide, ending, began_s, reuse)
+                self._served.called(work.version, ending)
                 self._handed_over(slide, work, ending)
             case Failed():
                 await self._failed(slide, ending, began_s)
@@ -257,9 +263,11 @@ class Runner:
         stored = outcome if created else await self._recorded(slide)
         if stored is None:
             return
-        self._metrics.observe("slide_stage_seconds", slide.lease.queued_s, stage="queue")
         self._metrics.observe("slide_stage_seconds", ran_s - began_s, stage="run")
-        self._metrics.observe("slide_stage_seconds", self._clock() - ran_s, stage="store")
+        now_s = self._clock()
+        self._metrics.observe("slide_stage_seconds", now_s - ran_s, stage="store")
+        total_s = slide.lease.queued_s + now_s - slide.leased_s
+        self._metrics.observe("slide_seconds", total_s, priority=_priority(slide))
         await self._complete(slide, stored)
 
     async def _complete(self, slide: Slide, outcome: OutcomeRecord) -> None:
@@ -312,3 +320,7 @@ class Runner:
                 self._contact.answered()
                 return result
         return None
+
+
+def _priority(slide: Slide) -> str:
+    return Priority.STAT.value if slide.lease.stat else Priority.ROUTINE.value

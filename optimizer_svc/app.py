@@ -33,6 +33,7 @@ from optimizer_svc.optimizations import Optimizations
 from optimizer_svc.process import JOB_COMMAND
 from optimizer_svc.publishing import Publisher
 from optimizer_svc.schedule import Schedule
+from optimizer_svc.series import begin
 from optimizer_svc.servicer import SERVICE, OptimizerServicer
 from optimizer_svc.settings import OptimizerSettings
 from optimizer_svc.sources import Sources
@@ -72,6 +73,7 @@ class App:
     async def _start(self) -> int:
         settings = self._settings
         access = open_access(settings, settings.listen, self.metrics)
+        begin(self.metrics)
         objects = open_store(settings.store_url)
         await objects.probe()
         work_folder = await asyncio.to_thread(_made, settings.work_folder)
