@@ -25,6 +25,7 @@ COMMANDS = {
     "results": "batches",
     "cancel": "batches",
     "retry": "batches",
+    "status": "status",
     "report": "report",
     "models": "models",
     "certs": "certs",
