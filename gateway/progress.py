@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from gateway.placement import due_s
 from gateway.views import BatchView
 from gramserve.store.records import Priority
 
@@ -42,7 +43,8 @@ def forecast(views: Sequence[BatchView], now: float, per_second: float) -> Forec
 
 
 def _turn(view: BatchView) -> tuple[bool, float, float]:
-    return (view.record.priority is not Priority.STAT, _due(view), view.record.create_time)
+    wanted = due_s(view.record, view.record.create_time)
+    return (view.record.priority is not Priority.STAT, wanted, view.record.create_time)
 
 
 def _due(view: BatchView) -> float:

@@ -47,7 +47,7 @@ class Roster:
         self._scripts = Scripts(redis, f"{{gs:{lane}}}")
 
     async def announce(self, worker: str, card: Card) -> None:
-        """Say this of `worker`; say it again well before it counts as silent. Raises Exhausted (QUEUE_FULL)."""
+        """Say this of `worker`; say it again well before it counts as silent."""
         await self._scripts.run("announce", worker, json.dumps(asdict(card)), _SILENCE_MS)
 
     async def leave(self, worker: str) -> None:

@@ -3,7 +3,9 @@
 -- KEYS  1 the lane's tag
 -- ARGV  1 worker   2 what it says, '' when it goes   3 ms of silence after which a worker is forgotten
 -- Result 1.
--- Invariant: a worker is in both keys or in neither; those long gone are forgotten at each call (I9).
+-- Invariant: a worker is in both keys or in neither; those long gone are forgotten at each call (I9). Works while
+-- memory is full: then, too, people want to see who works.
+work_when_full()
 local function forget(worker)
   redis.call('HDEL', ROSTER, worker)
   redis.call('ZREM', SEEN, worker)
