@@ -17,13 +17,15 @@ from gramserve.cli import connection
 from gramserve.cli.connection import Gateway
 from gramserve.cli.speech import SLIDES_FAILED, console, run, sentence
 from gramserve.cli.status_view import alarms, status_view
-from gramserve.client import GramserveClient
+from gramserve.client import GramserveClient, Patience
 from gramserve.errors import GramserveError, Reason
 from gramserve.night.window import Night
 from gramserve.v1.operations_pb2 import SystemStatus
 
 PASSING = frozenset({Reason.SERVICE_UNAVAILABLE, Reason.QUEUE_UNAVAILABLE, Reason.STORE_UNAVAILABLE})
 """Errors that a live view waits for to go away."""
+_PATIENCE = Patience(total_s=1.0)
+"""Whoever looks wants to know soon that there is no answer."""
 
 
 def status(
@@ -47,13 +49,13 @@ def status(
 
 
 async def _look(address: str) -> SystemStatus:
-    async with connection.gateway(address) as client:
+    async with connection.gateway(address, patience=_PATIENCE) as client:
         return await _ask(client)
 
 
 async def _follow(address: str, interval_s: float) -> None:
     """Until Ctrl-C."""
-    async with connection.gateway(address) as client:
+    async with connection.gateway(address, patience=_PATIENCE) as client:
         found, failure = await _ask(client), ""
         with Live(console=console(), auto_refresh=False, screen=console().is_terminal) as live:
             while True:
