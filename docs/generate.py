@@ -12,6 +12,7 @@ from scaling import scaling_page
 
 from gateway.settings import GatewaySettings
 from gramserve.metrics import SPECS
+from gramserve.night.settings import ReportSettings
 from gramserve.settings import SharedSettings, table
 from inference_svc.settings import WorkerSettings
 from optimizer_svc.settings import OptimizerSettings
@@ -21,6 +22,7 @@ SERVICES: dict[str, type[SharedSettings]] = {
     "Gateway": GatewaySettings,
     "Worker": WorkerSettings,
     "Optimizer": OptimizerSettings,
+    "Night report": ReportSettings,
 }
 SETTINGS_TEXT = """\
 Services read their settings once, at start, from the environment. A name that begins with `GRAMSERVE_` and is not

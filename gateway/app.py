@@ -25,6 +25,7 @@ from gateway.loop import Loop
 from gateway.manifest_file import ManifestFiles
 from gateway.model_servicer import ModelServicer
 from gateway.models import Models
+from gateway.operations_servicer import OperationsServicer
 from gateway.placement import Placement
 from gateway.quotas import Quotas
 from gateway.reconcile import Reconciler
@@ -37,6 +38,7 @@ from gateway.shadow import Comparer
 from gateway.stop import Stopper
 from gateway.submission import Examiner
 from gateway.sweep import Sweeper
+from gateway.system import SystemView
 from gateway.tend import Tender
 from gateway.turns import Turns
 from gateway.views import Views
@@ -45,7 +47,7 @@ from gramserve import log
 from gramserve.access.opening import open_access
 from gramserve.images.open import ReferenceOpener
 from gramserve.metrics import Metrics
-from gramserve.queue import ContactWatch, Queue, connect
+from gramserve.queue import ContactWatch, Queue, Roster, connect
 from gramserve.rpc.limits import call_limits
 from gramserve.rpc.server import RpcServer
 from gramserve.store.audit import AuditLog
@@ -60,17 +62,18 @@ from gramserve.store.signing import load_trusted
 from gramserve.store.uploads import Uploads
 from gramserve.tls.service import Tls
 from gramserve.tracing import open_tracer
-from gramserve.v1 import image_service_pb2, model_service_pb2, slide_batch_service_pb2
+from gramserve.v1 import image_service_pb2, model_service_pb2, operations_service_pb2, slide_batch_service_pb2
 from gramserve.v1.image_service_pb2_grpc import add_ImageServiceServicer_to_server
 from gramserve.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
+from gramserve.v1.operations_service_pb2_grpc import add_OperationsServiceServicer_to_server
 from gramserve.v1.slide_batch_service_pb2_grpc import add_SlideBatchServiceServicer_to_server
 
 LANE = "slides"
 _HEALTH_INTERVAL_S = 1.0
 _REFUSALS_INTERVAL_S = 1.0
 _AUDIT_INTERVAL_S = 60.0
-_DESCRIPTORS = (slide_batch_service_pb2.DESCRIPTOR, image_service_pb2.DESCRIPTOR, model_service_pb2.DESCRIPTOR)
-SERVICES = tuple(service.full_name for descriptor in _DESCRIPTORS for service in descriptor.services_by_name.values())
+_SERVICES = (slide_batch_service_pb2, image_service_pb2, model_service_pb2, operations_service_pb2)
+SERVICES = tuple(service.full_name for part in _SERVICES for service in part.DESCRIPTOR.services_by_name.values())
 
 
 class App:
@@ -207,6 +210,7 @@ class _Running:
             audit,
         )
         image_servicer = ImageServicer(Uploads(self._objects, max_bytes=settings.max_upload_bytes), metrics, audit)
+        operations = OperationsServicer(SystemView(batches, views, queue, Roster(self._redis, LANE), clock))
         self._refusals = Refusals(audit)
         self._server = RpcServer(
             settings.listen,
@@ -214,6 +218,7 @@ class _Running:
                 lambda server: add_SlideBatchServiceServicer_to_server(batch_servicer, server),
                 lambda server: add_ImageServiceServicer_to_server(image_servicer, server),
                 lambda server: add_ModelServiceServicer_to_server(model_servicer, server),
+                lambda server: add_OperationsServiceServicer_to_server(operations, server),
             ],
             names=SERVICES,
             metrics=metrics,

@@ -11,7 +11,7 @@ from gateway.views import BatchView
 from gramserve.calls import Call, Finding
 from gramserve.errors import GramserveError, Reason, SlideFailed
 from gramserve.rpc.status import to_status
-from gramserve.store.records import AliasRecord, BatchRecord, ErrorRecord, OutcomeRecord, Priority, SlideState
+from gramserve.store.records import AliasRecord, BatchRecord, Counts, ErrorRecord, OutcomeRecord, Priority, SlideState
 from gramserve.store.shadows import Verdict
 from gramserve.v1 import model_pb2, slide_batch_pb2, slide_pb2
 
@@ -36,7 +36,7 @@ def seconds_of(stamp: Timestamp) -> float:
 
 def batch_to_message(view: BatchView) -> slide_batch_pb2.SlideBatch:
     """A batch as clients see it."""
-    record, counts = view.record, view.counts
+    record = view.record
     message = slide_batch_pb2.SlideBatch(
         name=view.name.resource,
         model=record.model,
@@ -47,16 +47,7 @@ def batch_to_message(view: BatchView) -> slide_batch_pb2.SlideBatch:
         result_reuse=_reuse(record),
         annotations=record.annotations,
         state=slide_batch_pb2.SlideBatch.State.Value(f"STATE_{view.state}"),
-        completion_stats=slide_batch_pb2.CompletionStats(
-            total_count=counts.total,
-            queued_count=counts.queued,
-            running_count=counts.running,
-            succeeded_count=counts.succeeded,
-            failed_count=counts.failed,
-            cancelled_count=counts.cancelled,
-            expired_count=counts.expired,
-            review_count=counts.review,
-        ),
+        completion_stats=counts_to_message(view.counts),
         partial_failures=[_slide_error(error, view.name.slide(index)) for index, error in view.failures],
         etag=view.etag,
         retry_round=view.round,
@@ -78,6 +69,20 @@ def batch_to_message(view: BatchView) -> slide_batch_pb2.SlideBatch:
         message.output_info.output_directory_uri = view.output_uri
         message.output_info.manifest_digest = view.manifest_digest
     return message
+
+
+def counts_to_message(counts: Counts) -> slide_batch_pb2.CompletionStats:
+    """Slides by state."""
+    return slide_batch_pb2.CompletionStats(
+        total_count=counts.total,
+        queued_count=counts.queued,
+        running_count=counts.running,
+        succeeded_count=counts.succeeded,
+        failed_count=counts.failed,
+        cancelled_count=counts.cancelled,
+        expired_count=counts.expired,
+        review_count=counts.review,
+    )
 
 
 def _reuse(record: BatchRecord) -> slide_batch_pb2.SlideBatch.ResultReuse.ValueType:

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from gramserve.errors import InvalidInput, Reason
 
 PREFIX = "GRAMSERVE_"
-SERVICE_PREFIXES = ("GRAMSERVE_GATEWAY_", "GRAMSERVE_WORKER_", "GRAMSERVE_OPTIMIZER_")
+SERVICE_PREFIXES = ("GRAMSERVE_GATEWAY_", "GRAMSERVE_WORKER_", "GRAMSERVE_OPTIMIZER_", "GRAMSERVE_REPORT_")
 _NOT_SETTINGS = ("GRAMSERVE_TEST_", "GRAMSERVE_CLIENT_")
 
 

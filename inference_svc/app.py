@@ -14,8 +14,8 @@ from functools import partial
 from gramserve import log, sandbox
 from gramserve.access.opening import open_access
 from gramserve.errors import GramserveError, Reason, Unavailable, Unsafe
-from gramserve.metrics import Metrics
-from gramserve.queue import Queue, connect
+from gramserve.metrics import Metrics, release
+from gramserve.queue import Card, Queue, Roster, connect
 from gramserve.rpc.limits import call_limits
 from gramserve.rpc.server import RpcServer
 from gramserve.store.audit import AuditLog
@@ -30,6 +30,7 @@ from gramserve.store.signing import read_trusted
 from gramserve.tls.service import Tls
 from gramserve.tracing import open_tracer
 from inference_svc.admission import Admission
+from inference_svc.announcer import Announcer
 from inference_svc.background import keep_running
 from inference_svc.children import Children
 from inference_svc.completer import Completer
@@ -232,6 +233,7 @@ class App:
             refused=self._refusals.note,
         )
         self._health = Health(self._can_consume, self._announce)
+        self._announcer = Announcer(Roster(self._redis, LANE), self.worker_id, lambda: self._card(clock()))
 
     async def start(self) -> int:
         """Start everything and return the port of the health service; slides are leased as soon as children are ready.
@@ -254,6 +256,7 @@ class App:
             "storage": self.storage.watch,
             "health": self._health.watch,
             "refusals": self._refusals.keep_on,
+            "announce": self._announcer.run,
         }
         self._tasks = [asyncio.create_task(keep_running(name, loop), name=name) for name, loop in loops.items()]
         self._consuming = asyncio.create_task(self._consume(safe=safe), name="consume")
@@ -296,6 +299,7 @@ class App:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._announcer.leave()
         await self._shadow.write()
         await self._rpc.stop(0.5)
         await self._refusals.finish()
@@ -355,6 +359,17 @@ class App:
             return False
         self.contact.answered()
         return True
+
+    def _card(self, now_s: float) -> Card:
+        return Card(
+            release=release(),
+            ready=self.children.ready,
+            children=self.children.count,
+            leased=len(self.held),
+            longest_s=self.held.longest_s(now_s),
+            models=tuple(self.children.models),
+            serving=self.serving,
+        )
 
     def _can_consume(self) -> bool:
         contact = self.contact.recent(max(3.0, 2 * self._settings.renew_s))

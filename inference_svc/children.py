@@ -120,6 +120,11 @@ class Children:
         return [child.pid for child in self._ready]
 
     @property
+    def models(self) -> list[str]:
+        """The model versions that a child has loaded, sorted."""
+        return sorted(frozenset[str]().union(*(child.models for child in self._ready)))
+
+    @property
     def able(self) -> Sequence[ChildProcess]:
         """The children that can work."""
         return self._ready

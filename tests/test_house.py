@@ -31,8 +31,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gramserve.runtime": {"gramserve.store", "gramserve.images"},
     "gramserve.samples": {"gramserve.store"},
     "gramserve.client": {"gramserve.rpc"},
+    "gramserve.night": {"gramserve.store", "gramserve.images", "gramserve.sandbox"},
     "gramserve.local": {"gramserve.client", "gramserve.queue", "gramserve.rpc", "gramserve.store"},
-    "gramserve.cli": {"gramserve.client", "gramserve.local", "gramserve.samples", *SHARED},
+    "gramserve.cli": {"gramserve.client", "gramserve.local", "gramserve.night", "gramserve.samples", *SHARED},
     "gateway": SHARED - {"gramserve.runtime"},
     "inference_svc": SHARED,
     "optimizer_svc": SHARED | {"gramserve.samples"},  # golden vectors are of synthetic tiles: no patient's pixels

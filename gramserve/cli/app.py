@@ -25,6 +25,8 @@ COMMANDS = {
     "results": "batches",
     "cancel": "batches",
     "retry": "batches",
+    "status": "status",
+    "report": "report",
     "models": "models",
     "certs": "certs",
     "principals": "principals",

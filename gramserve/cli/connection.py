@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gramserve.cli.calling import calling
-from gramserve.client import GramserveClient, OptimizerClient
+from gramserve.client import GramserveClient, OptimizerClient, Patience
 
 GATEWAY = "127.0.0.1:50051"
 OPTIMIZER = "127.0.0.1:50053"
@@ -51,10 +51,14 @@ def no_optimizer(address: str) -> str:
 
 
 @asynccontextmanager
-async def gateway(address: str, laboratory: str = LABORATORY) -> AsyncIterator[GramserveClient]:
+async def gateway(
+    address: str, laboratory: str = LABORATORY, patience: Patience | None = None
+) -> AsyncIterator[GramserveClient]:
     """A client of the gateway that has answered."""
     how = calling()
-    async with GramserveClient(address, laboratory=laboratory, tls=how.tls, token_file=how.token_file) as client:
+    async with GramserveClient(
+        address, laboratory=laboratory, patience=patience, tls=how.tls, token_file=how.token_file
+    ) as client:
         await client.connect(CONNECT_S)
         yield client
 

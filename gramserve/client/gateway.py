@@ -23,10 +23,13 @@ from gramserve.rpc.status import from_rpc_error
 from gramserve.tls.options import TlsOptions
 from gramserve.v1 import image_service_pb2 as images
 from gramserve.v1 import model_service_pb2 as models
+from gramserve.v1 import operations_service_pb2
 from gramserve.v1 import slide_batch_service_pb2 as batches
 from gramserve.v1.image_service_pb2_grpc import ImageServiceStub
 from gramserve.v1.model_pb2 import Model, ModelShadow, ModelVersion
 from gramserve.v1.model_service_pb2_grpc import ModelServiceStub
+from gramserve.v1.operations_pb2 import SystemStatus
+from gramserve.v1.operations_service_pb2_grpc import OperationsServiceStub
 from gramserve.v1.slide_batch_pb2 import Image, SlideBatch, SlideSource
 from gramserve.v1.slide_batch_service_pb2_grpc import SlideBatchServiceStub
 from gramserve.v1.slide_pb2 import Slide
@@ -58,6 +61,7 @@ class GramserveClient(Connection):
         self._images = ImageServiceStub(self._channel)
         self._batches = SlideBatchServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
+        self._operations = OperationsServiceStub(self._channel)
 
     # Images
 
@@ -338,3 +342,12 @@ class GramserveClient(Connection):
             name=f"{name}/shadow", production_version=production, shadow_version=shadow
         )
         return await self._patience.call(self._models.GetModelShadow, request)
+
+    # Operations
+
+    async def system_status(self, accepted_since: datetime | None = None) -> SystemStatus:
+        """How the system stands: queue, workers, open batches and those accepted since; default: the last 12 hours."""
+        request = operations_service_pb2.GetSystemStatusRequest()
+        if accepted_since is not None:
+            request.accepted_since.FromDatetime(accepted_since)
+        return await self._patience.call(self._operations.GetSystemStatus, request)

@@ -132,6 +132,15 @@ class WholeSlide:
                 if plan.glass is None or not plan.glass.is_bare(_shrunk(crop)):
                     yield box, crop
 
+    def region(self, box: Box, px: int) -> Pixels:
+        """uint8 RGB [height, width, 3] of `box`, at the coarsest level on which its shorter edge has `px` pixels.
+
+        Raises SlideFailed: SLIDE_UNREADABLE, OUT_OF_MEMORY.
+        """
+        level = self._level(min(box.width, box.height), px)
+        x, y, width, height = (round(n / self.downsamples[level]) for n in (box.x, box.y, box.width, box.height))
+        return self._reader.read(level, x, y, max(1, width), max(1, height))
+
     def close(self) -> None:
         """Close its files."""
         self._reader.close()

@@ -1,4 +1,4 @@
-"""Redis, gateway, workers and optimizer of one machine: which there are, how they find each other, in which order."""
+"""Redis and the services of one machine: which there are, how they find each other, in which order."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ class Stack:
                 service = Service(spec, self._dir / "logs" / f"{spec.name}.log", self._say)
                 self._services.append(service)
                 await service.start()
-                self._say(f"{spec.name:<11} {self._shown}:{service.port}, log in {service.log}")
+                where = f"{self._shown}:{service.port}, " if service.port else ""
+                self._say(f"{spec.name:<11} {where}log in {service.log}")
                 self._keepers.append(asyncio.create_task(service.keep()))
         except BaseException:
             await self.stop()
@@ -141,6 +142,8 @@ class Stack:
                 **FEW_ARENAS,
             }
             specs.append(ServiceSpec(f"worker-{number}", "inference_svc", shared | worker))
+        reports = {"GRAMSERVE_REPORT_FOLDER": str(self._dir / "reports")}
+        specs.append(ServiceSpec("report", "gramserve.night", shared | reports))
         if options.optimizer:
             optimizer = {
                 **self._secured("optimizer"),
@@ -166,7 +169,7 @@ class Stack:
         return files
 
     def _check_packages(self) -> None:
-        needs = [("worker", "onnxruntime", "without it nothing runs slides")]
+        needs = [("worker", package, "without it nothing runs slides") for package in ("onnxruntime", "jinja2")]
         if self._options.optimizer:
             needs.append(("optimizer", "torch", "or start without it: --no-optimizer"))
         for extra, package, remark in needs:

@@ -7,6 +7,7 @@ from gramserve.queue.contact import ContactWatch
 from gramserve.queue.embedded import EmbeddedRedis
 from gramserve.queue.memory import Memory, memory
 from gramserve.queue.queue import Queue
+from gramserve.queue.roster import Card, Roster, Seen
 from gramserve.queue.states import (
     Completion,
     Depth,
@@ -22,6 +23,7 @@ from gramserve.queue.states import (
 )
 
 __all__ = [
+    "Card",
     "Completion",
     "ContactWatch",
     "Depth",
@@ -33,6 +35,8 @@ __all__ = [
     "Queue",
     "Reclaimed",
     "RenewStatus",
+    "Roster",
+    "Seen",
     "Server",
     "Settled",
     "Settlement",

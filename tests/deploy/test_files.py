@@ -17,7 +17,8 @@ OURS = [name for name, service in SERVICES.items() if service["image"].startswit
 
 
 def test_the_stack_is_what_the_page_names() -> None:
-    assert {"keys", "redis", "gateway", "worker", "optimizer", "prometheus", "grafana", "client"} == set(SERVICES)
+    ours = {"keys", "gateway", "worker", "optimizer", "report", "client"}
+    assert ours | {"redis", "prometheus", "grafana"} == set(SERVICES)
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -63,6 +64,10 @@ def test_every_service_speaks_TLS_and_tells_callers_apart(name: str) -> None:
     assert "GRAMSERVE_ALLOW_ANONYMOUS" not in environment
 
 
+def test_what_makes_the_reports_has_no_network() -> None:
+    assert SERVICES["report"]["network_mode"] == "none"
+
+
 def test_nothing_is_published_beyond_this_machine() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert published
@@ -72,7 +77,8 @@ def test_nothing_is_published_beyond_this_machine() -> None:
 def test_each_service_sees_its_own_key_and_no_other() -> None:
     for name, service in SERVICES.items():
         keys = [volume.split(":")[0] for volume in service.get("volumes", []) if volume.startswith("keys-")]
-        assert name == "keys" or keys == [f"keys-{name}"], name
+        own = [] if name == "report" else [f"keys-{name}"]  # it has no network
+        assert name == "keys" or keys == own, name
         assert name == "keys" or not [volume for volume in service.get("volumes", []) if "authority" in volume]
 
 

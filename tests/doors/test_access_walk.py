@@ -29,7 +29,7 @@ from tests.services import redis_server
 from tests.sources import ROOT
 
 NORTH, SOUTH = "north", "south"
-EXPECTED = {"gateway": 3, "worker": 1, "optimizer": 1}
+EXPECTED = {"gateway": 4, "worker": 1, "optimizer": 1}
 
 
 def contract() -> descriptor_pb2.FileDescriptorSet:

@@ -31,6 +31,7 @@ async def test_every_service_is_found_by_reflection(stack: Stack) -> None:
         "gramserve.v1.SlideBatchService",
         "gramserve.v1.ImageService",
         "gramserve.v1.ModelService",
+        "gramserve.v1.OperationsService",
     }
     ask = reflection_pb2_grpc.ServerReflectionStub(stack.channel).ServerReflectionInfo
     requests = [

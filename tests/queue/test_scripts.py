@@ -13,6 +13,7 @@ from gramserve.queue.script import script
 from tests.queue.lane import Lane
 
 FOLDER = Path(gramserve.queue.__file__).parent / "scripts"
+LOOKS = ("depth", "roster")
 TRANSITIONS = sorted(path.stem for path in FOLDER.glob("*.lua") if path.stem != "prelude")
 
 
@@ -20,16 +21,16 @@ TRANSITIONS = sorted(path.stem for path in FOLDER.glob("*.lua") if path.stem != 
 def test_every_transition_states_its_keys_arguments_result_and_invariant(name: str) -> None:
     header = [line for line in (FOLDER / f"{name}.lua").read_text().splitlines() if line.startswith("--")]
     assert header[0].startswith(f"-- {name}: ")
-    for part in ("KEYS", "Result") if name == "depth" else ("KEYS", "ARGV", "Result", "Invariant:"):
+    for part in ("KEYS", "Result") if name in LOOKS else ("KEYS", "ARGV", "Result", "Invariant:"):
         assert any(line.startswith(f"-- {part}") for line in header), part
 
 
 def test_every_transition_is_run_by_the_queue_and_has_a_file() -> None:
-    source = (FOLDER.parent / "queue.py").read_text()
+    source = "".join((FOLDER.parent / f"{name}.py").read_text() for name in ("queue", "roster"))
     assert set(re.findall(r'_scripts\.run\(\s*"(\w+)"', source)) == set(TRANSITIONS)
 
 
-@pytest.mark.parametrize("name", [n for n in TRANSITIONS if n not in ("open", "submit", "depth")])
+@pytest.mark.parametrize("name", [n for n in TRANSITIONS if n not in ("open", "submit", *LOOKS)])
 def test_I10_whatever_finishes_work_begins_with_a_delete(name: str) -> None:
     code = [line for line in (FOLDER / f"{name}.lua").read_text().splitlines() if line and not line.startswith("--")]
     assert code[0] == "work_when_full()"

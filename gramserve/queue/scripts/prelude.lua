@@ -9,6 +9,7 @@
 --   :stats      hash    what was refused and repaired     :bell       stream  rung when something becomes ready
 --   :ended      list    "slides batch" of each ended one  :ended_slides string slides of these
 --   :counter    string  makes tokens differ within a microsecond   :format  string  how all this is kept
+--   :roster     hash    worker -> what it says of itself  :seen       zset    worker -> when it said so, ms
 -- An entry is "batch/000123". Its hash exists from its first lease to its end; a slide that only waits costs a zset
 -- member and a bit. A slide that waits or runs is in exactly one of ready, leased and delayed (I8).
 
@@ -16,6 +17,7 @@ local TAG = KEYS[1]
 local READY, LEASED, DELAYED = TAG .. ':ready', TAG .. ':leased', TAG .. ':delayed'
 local DRAINED, DRAINING, BELL = TAG .. ':drained', TAG .. ':draining', TAG .. ':bell'
 local ENDED, ENDED_SLIDES = TAG .. ':ended', TAG .. ':ended_slides'
+local ROSTER, SEEN = TAG .. ':roster', TAG .. ':seen'
 local ROUTINE = 4398046511104 -- 2^42: any due time in ms is smaller, so STAT sorts before ROUTINE
 
 local clock = redis.call('TIME')

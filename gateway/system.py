@@ -1,0 +1,107 @@
+"""How the system stands: open batches and those of the night, the queue, the workers, and when all will be done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from gateway.names import BatchName
+from gateway.progress import Forecast, forecast
+from gateway.views import BatchView, Views
+from gramserve.access.principal import Principal
+from gramserve.queue import Depth, Queue, Roster, Seen
+from gramserve.store.batches import BatchStore
+from gramserve.store.records import Counts
+
+MOST_SHOWN = 100
+DEFAULT_S = 12 * 3600.0
+LONGEST_S = 7 * 86_400.0
+_PAGE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """The system at `time` (Unix seconds): `ended` batches, the last first; `counts` are over all batches."""
+
+    time: float
+    depth: Depth
+    workers: list[Seen]
+    open: Forecast
+    ended: list[BatchView]
+    counts: Counts
+
+
+class SystemView:
+    """Looks at the system. `clock` gives Unix seconds."""
+
+    def __init__(
+        self, batches: BatchStore, views: Views, queue: Queue, roster: Roster, clock: Callable[[], float]
+    ) -> None:
+        self._batches = batches
+        self._views = views
+        self._queue = queue
+        self._roster = roster
+        self._clock = clock
+        self._ended: dict[BatchName, BatchView] = {}
+
+    async def look(self, principal: Principal, since: float | None = None) -> System:
+        """The system as `principal` may see it, with ended batches that were accepted at or after `since`.
+
+        None are the last 12 hours; more than 7 days are 7. Raises Unavailable when Redis or the store does not answer.
+        """
+        now = self._clock()
+        since = now - DEFAULT_S if since is None else max(since, now - LONGEST_S)
+        open_names = {
+            BatchName(laboratory, batch)
+            async for laboratory, batch in self._batches.unfinished()
+            if principal.may_see(laboratory)
+        }
+        running, ended = [], await self._since(principal, since, open_names)
+        rate = 0.0
+        for name in sorted(open_names, key=lambda name: name.key):
+            record = await self._batches.get_batch(name.laboratory, name.batch)
+            if record is None:
+                continue
+            view = await self._views.view(record)
+            if view.state.terminal:
+                ended.append(view)
+                continue
+            running.append(view)
+            snapshot = await self._queue.snapshot(name.key)
+            if snapshot is not None and snapshot.running:
+                rate += snapshot.done_rate
+        ended.sort(key=lambda view: view.end_time or 0.0, reverse=True)
+        return System(
+            now,
+            await self._queue.depth(),
+            await self._roster.workers(),
+            forecast(running, now, rate),
+            ended,
+            _sum([*running, *ended]),
+        )
+
+    async def _since(self, principal: Principal, since: float, open_names: set[BatchName]) -> list[BatchView]:
+        """The ended batches that were accepted at or after `since`; one that has ended is read once."""
+        found: dict[BatchName, BatchView] = {}
+        for laboratory in await self._batches.objects.folders("batches"):
+            after: tuple[float, str] | None = None
+            while principal.may_see(laboratory):
+                page = await self._batches.list_batches(laboratory, limit=_PAGE, after=after)
+                for record in page:
+                    name = BatchName(laboratory, record.batch)
+                    if record.create_time >= since and name not in open_names:
+                        found[name] = self._ended.get(name) or await self._views.view(record)
+                if len(page) < _PAGE or page[-1].create_time < since:
+                    break
+                after = (page[-1].create_time, page[-1].batch)
+        # One that is tried again is open for a while, and so read again at its next end.
+        kept = {name: view for name, view in self._ended.items() if name not in open_names and name not in found}
+        self._ended = kept | {name: view for name, view in found.items() if view.state.terminal}
+        while len(self._ended) > 10_000:
+            self._ended.pop(next(iter(self._ended)))
+        return [view for view in found.values() if view.state.terminal]
+
+
+def _sum(views: list[BatchView]) -> Counts:
+    names = [field.name for field in fields(Counts)]
+    return Counts(**{name: sum(getattr(view.counts, name) for view in views) for name in names})

@@ -1,0 +1,39 @@
+"""Writes a report each morning: `python -m gramserve.night`; its settings come from the environment."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+
+from gramserve import log
+from gramserve.errors import GramserveError
+from gramserve.night.mornings import Mornings
+from gramserve.night.settings import ReportSettings
+from gramserve.settings import load
+
+
+async def serve(mornings: Mornings) -> None:
+    """Work until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    log.get().info("ready", port=0)
+    await mornings.run(stop)
+
+
+def main() -> int:
+    """The exit status: 0 after a stop, 2 when it cannot start."""
+    try:
+        settings = load(ReportSettings)
+        log.configure("report", level=settings.log_level, style=settings.log_format)
+        asyncio.run(serve(Mornings(settings, time.time)))
+    except GramserveError as error:
+        sys.stderr.write(f"report: {error.message} ({error.reason.value})\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

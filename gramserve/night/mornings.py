@@ -1,0 +1,106 @@
+"""A report each morning: which are due, which have been written, which are old."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from datetime import date, datetime, timedelta, tzinfo
+from pathlib import Path
+
+from gramserve import log
+from gramserve.access.principal import SYSTEM
+from gramserve.errors import GramserveError
+from gramserve.night.facts import NightFacts
+from gramserve.night.report import write_report
+from gramserve.night.settings import ReportSettings
+from gramserve.night.survey import any_accepted
+from gramserve.night.window import Night
+from gramserve.store.objects import open_store
+
+LOOK_S = 30.0
+"""Longest pause between two looks at the clock, which may be set meanwhile."""
+AGAIN_S = 900.0
+"""How often a report is written anew while slides of its night have no end."""
+_NAME = re.compile(r"night-(\d{4}-\d{2}-\d{2})\.html")
+
+
+class Mornings:
+    """Writes `night-DATE.html` into a folder. `clock` is Unix seconds; `zone` None is local time."""
+
+    def __init__(self, settings: ReportSettings, clock: Callable[[], float], zone: tzinfo | None = None) -> None:
+        self._settings = settings
+        self._folder = Path(settings.folder)
+        self._clock = clock
+        self._zone = zone
+        self._started = clock()
+        self._again: tuple[date, float] | None = None
+        self._failing = ""
+        self._log = log.get()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look again and again until `stop` is set."""
+        while not stop.is_set():
+            await self.look()
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+    async def look(self) -> None:
+        """Write the report that is due, if any; an error is logged once, and what failed is tried at the next look."""
+        try:
+            await self._write_due()
+            self._delete_old()
+        except (GramserveError, OSError) as error:
+            why = error.reason.value if isinstance(error, GramserveError) else log.describe(error)
+            if why != self._failing:
+                self._log.warning("the night report could not be written", error=why)
+            self._failing = why
+        else:
+            self._failing = ""
+
+    async def _write_due(self) -> None:
+        now = self._clock()
+        due = self._due(now)
+        night = Night.of(due.date() - timedelta(days=1), self._zone)
+        page = self._folder / f"night-{night.day.isoformat()}.html"
+        written = await asyncio.to_thread(page.is_file)
+        if written and not (self._again is not None and self._again[0] == night.day and now >= self._again[1]):
+            return
+        missed = due.timestamp() < self._started
+        if not written and missed and not await any_accepted(open_store(self._settings.store_url), night):
+            return  # before gramserve came here, or a night without work that nobody waits for any more
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = await write_report(
+            self._settings.store_url, night, page, now=now, actor=SYSTEM, roots=self._settings.allowed_roots
+        )
+        self._again = (night.day, now + AGAIN_S) if facts.open else None
+        self._tell(facts)
+
+    def _tell(self, facts: NightFacts) -> None:
+        say = self._log.info if facts.adds_up else self._log.warning
+        say(
+            "night report written",
+            night=facts.night.day.isoformat(),
+            accepted=facts.accepted,
+            open=facts.open,
+            problems=len(facts.problems),
+        )
+
+    def _due(self, now: float) -> datetime:
+        """The last moment at which a report was due."""
+        today = datetime.fromtimestamp(now, self._zone)
+        due = datetime.combine(today.date(), self._settings.time_of_day, self._zone)
+        return due if due.timestamp() <= now else datetime.combine(due.date() - timedelta(days=1), due.timetz())
+
+    def _delete_old(self) -> None:
+        if not self._settings.keep_days or not self._folder.is_dir():
+            return
+        oldest = (datetime.fromtimestamp(self._clock(), self._zone) - timedelta(days=self._settings.keep_days)).date()
+        for page in self._folder.iterdir():
+            named = _NAME.fullmatch(page.name)
+            if named is not None and named[1] < oldest.isoformat():
+                page.unlink()
+                self._log.info("night report deleted at the end of its time", night=named[1])

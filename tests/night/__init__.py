@@ -1,0 +1,1 @@
+"""Tests of the night report and of `gramserve status`."""
