@@ -19,6 +19,8 @@ from types import MappingProxyType
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from gramserve.queue.embedded import EmbeddedRedis
+
 ROLES = {
     "inference_svc.child": "child",
     "inference_svc": "worker parent",
@@ -45,8 +47,8 @@ class Stack:
     """A running stack.
 
     `addresses` says where each service listens ("gateway", "worker-1", ...), `target` is that of the gateway, `metrics`
-    is the port of the gateway's metrics (the workers' follow), `store` the folder of its store, `process` its
-    supervisor.
+    is the port of the gateway's metrics (the workers' follow), `store` the folder of its store, `redis_url` its Redis,
+    `process` its supervisor.
     """
 
     def __init__(self, process: psutil.Process, addresses: dict[str, str], metrics: int, data_dir: Path) -> None:
@@ -55,6 +57,7 @@ class Stack:
         self.target = addresses["gateway"]
         self.metrics = metrics
         self.store = data_dir / "store"
+        self.redis_url = EmbeddedRedis(data_dir / "redis").url
 
     def usage(self) -> dict[str, Usage]:
         """Usage by role, now."""

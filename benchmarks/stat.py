@@ -18,48 +18,52 @@ import numpy as np
 from benchmarks import artifact, fields
 from benchmarks.report import spread
 from benchmarks.stack import Stack, running
+from benchmarks.stat_stages import Call, medians, stages_of
 from gramserve.client import GramserveClient
+from gramserve.queue import Queue, connect
 from gramserve.v1.slide_batch_pb2 import Image, SlideSource
 from gramserve.v1.slide_pb2 import Slide
 
 MODEL = "models/bench"
 
 
-async def calls(client: GramserveClient, images: Iterator[bytes], count: int) -> list[float]:
-    """Milliseconds of `count` calls one after the other, each from the bytes of its image to the call."""
-    times = []
+async def calls(client: GramserveClient, images: Iterator[bytes], count: int) -> list[Call]:
+    """`count` calls one after the other, each from the bytes of its image to the call of its slide."""
+    made = []
     for number in range(count):
         source = SlideSource(slide_id=f"STAT-{number}", images=[Image(content=next(images))])
-        started = time.perf_counter()
+        asked_s = time.time()
         slide = await client.classify_slide(source, model=MODEL, timeout_s=120.0)
-        times.append(1000 * (time.perf_counter() - started))
-        if slide.state != Slide.STATE_SUCCEEDED:
-            raise RuntimeError(f"the slide ended {Slide.State.Name(slide.state)}")
-    return times
+        made.append(Call(asked_s, time.time(), slide))
+        if slide.state != Slide.STATE_SUCCEEDED or slide.reused:
+            raise RuntimeError(f"the slide ended {Slide.State.Name(slide.state)}, reused: {slide.reused}")
+    return made
 
 
 async def under_backlog(
     client: GramserveClient, images: Iterator[bytes], backlog: Sequence[SlideSource], count: int
-) -> list[float]:
+) -> list[Call]:
     """`calls` while `backlog` waits in a routine batch, which is cancelled afterwards."""
     batch = await client.create_batch(backlog, model=MODEL)
     async with aclosing(client.watch_batch(batch.name)) as events:
         async for event in events:
             if event.slide.state == Slide.STATE_SUCCEEDED:
                 break
-    times = await calls(client, images, count)
+    made = await calls(client, images, count)
     left = (await client.get_batch(batch.name)).completion_stats.queued_count
     if not left:
         raise RuntimeError("the backlog was done before the STAT slides: make it larger")
     await client.cancel_batch(batch.name)
     await client.wait_for_batch(batch.name)
-    return times
+    return made
 
 
 async def _measure(stack: Stack, paths: Sequence[Path], slides: int, count: int, rounds: int) -> dict[str, Any]:
     images = itertools.cycle([path.read_bytes() for path in paths])
-    idle: list[list[float]] = []
-    loaded: list[list[float]] = []
+    idle: list[list[Call]] = []
+    loaded: list[list[Call]] = []
+    idle_stages: list[list[float]] = []
+    loaded_stages: list[list[float]] = []
     async with GramserveClient(stack.target) as client:
         digests = [await client.upload_image(path) for path in paths]
         backlog = [
@@ -67,15 +71,32 @@ async def _measure(stack: Stack, paths: Sequence[Path], slides: int, count: int,
         ]
         await calls(client, images, 5)
         for _ in range(rounds):
+            # Redis forgets what has ended after some thousand slides more.
             idle.append(await calls(client, images, count))
+            idle_stages += await _stages(stack, client, idle[-1])
             loaded.append(await under_backlog(client, images, backlog, count))
+            loaded_stages += await _stages(stack, client, loaded[-1])
     return {
         "backlog_slides": slides,
         "calls_per_round": count,
         "idle_ms": _percentiles(idle),
         "under_backlog_ms": _percentiles(loaded),
         "p95_ratio": spread([_p(95, busy) / _p(95, free) for free, busy in zip(idle, loaded, strict=True)]),
+        "p50_ratio": spread([_p(50, busy) / _p(50, free) for free, busy in zip(idle, loaded, strict=True)]),
+        "stages_ms": {"idle": medians(idle_stages), "under_backlog": medians(loaded_stages)},
     }
+
+
+async def _stages(stack: Stack, client: GramserveClient, made: Sequence[Call]) -> list[list[float]]:
+    redis = connect(stack.redis_url)
+    queue = Queue(redis, "slides")
+    found = []
+    for call in made:
+        batch = await client.get_batch(call.slide.name.partition("/slides/")[0])
+        found.append(await stages_of(queue, call, batch.create_time.ToMicroseconds() / 1e6))
+    await queue.aclose()
+    await redis.aclose()
+    return found
 
 
 def measure(
@@ -89,12 +110,12 @@ def measure(
     return asyncio.run(_measure(stack, paths, slides, count, rounds))
 
 
-def _p(percent: float, times: Sequence[float]) -> float:
-    return float(np.percentile(times, percent))
+def _p(percent: float, made: Sequence[Call]) -> float:
+    return float(np.percentile([call.ms for call in made], percent))
 
 
-def _percentiles(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
-    together = [time_ms for times in rounds for time_ms in times]
+def _percentiles(rounds: Sequence[Sequence[Call]]) -> dict[str, float]:
+    together = [call for made in rounds for call in made]
     return {f"p{percent}": round(_p(percent, together), 2) for percent in (50, 95, 99)}
 
 
@@ -110,6 +131,6 @@ if __name__ == "__main__":
         artifact.publish(folder / "data/store")
         edge = artifact.TILE_PX * round(options.tiles**0.5)
         drawn = fields.draw(folder / "fields", 16, edge)
-        with running(folder / "data") as stack:
+        with running(folder / "data", variables={"GRAMSERVE_WORKER_REUSE_RESULTS": "false"}) as stack:
             measured = measure(stack, drawn, slides=options.slides, count=options.calls, rounds=options.rounds)
     print(json.dumps(measured, indent=2))

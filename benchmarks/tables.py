@@ -219,6 +219,26 @@ def _submit(section: Figures, _: Mapping[str, Figures]) -> Iterator[Table]:
     )
 
 
+def _stat(section: Figures, _: Mapping[str, Figures]) -> Iterator[Table]:
+    idle, loaded = section["idle_ms"], section["under_backlog_ms"]
+    yield Table(
+        f"A STAT slide while {section['backlog_slides']:,} routine slides wait, ms",
+        ("of all calls", "idle", "under the backlog", "ratio, by rounds"),
+        [
+            (name, f"{ms:.1f}", f"{loaded[name]:.1f}", spread_text(ratio, 2) if ratio else "")
+            for name, ms in idle.items()
+            for ratio in (section.get(f"{name}_ratio"),)
+        ],
+    )
+    if "stages_ms" in section:
+        of_idle, of_loaded = section["stages_ms"]["idle"], section["stages_ms"]["under_backlog"]
+        yield Table(
+            "Where the time of a STAT slide goes, medians in ms",
+            ("stage", "idle", "under the backlog"),
+            [(stage, f"{ms:.1f}", f"{of_loaded[stage]:.1f}") for stage, ms in of_idle.items()],
+        )
+
+
 def _gateway_cost(section: Figures, _: Mapping[str, Figures]) -> Iterator[Table]:
     """CPU alone: the results file has every command of Redis too."""
     yield _listed("gateway cost, CPU ms a slide", {key: section[key] for key in ("cpu_ms", "create_cpu_ms")})
@@ -264,6 +284,7 @@ BUILDERS: Mapping[str, Builder] = {
     "end_to_end": _end_to_end,
     "scaling": _scaling,
     "submit": _submit,
+    "stat": _stat,
     "gateway_cost": _gateway_cost,
     "idle": _idle,
 }

@@ -141,9 +141,9 @@ class SlideClassifier:
 
     async def _ended(self, name: BatchName, until_s: float) -> tuple[SlideState, OutcomeRecord | None]:
         """How the slide ended. Events say when to look; what it is, the store says, also when events were lost."""
+        events = await self._queue.events(name.key, 0, _EVENTS)
         sequence = 0
         while True:
-            events = await self._queue.events(name.key, sequence, _EVENTS)
             states = [SlideState(event.state) for event in events if event.index == 0]
             for state in states:
                 if state in _WITHOUT:
@@ -160,7 +160,7 @@ class SlideClassifier:
                 raise Unavailable(
                     Reason.SHUTTING_DOWN, "the gateway is stopping; repeat with the same request_id", retry_after_s=1.0
                 )
-            await self._queue.wait_events(name.key, sequence, min(_LOOK_S, left_s))
+            events = await self._queue.next_events(name.key, sequence, _EVENTS, min(_LOOK_S, left_s))
 
     async def _look(self, name: BatchName) -> tuple[SlideState, OutcomeRecord | None] | None:
         number = await self._batches.current_round(name.laboratory, name.batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 
 from gateway.admission import Admission
@@ -28,6 +29,7 @@ from gramserve.store.registry import Resolved
 from gramserve.v1 import slide_batch_service_pb2
 
 _WRITE_TOGETHER = 16
+_ID_DIGITS = 20
 
 
 class Creator:
@@ -130,21 +132,35 @@ class Creator:
     async def _accept(
         self, identity: Identity, submission: Submission, draft: BatchRecord, action: Action
     ) -> BatchRecord:
-        batch = identity.batch or self._new_id()
-        if identity.request_id:
-            wanted = RequestRecord(batch, identity.fingerprint)
-            made = await self._batches.create_request(identity.laboratory, identity.request_id, wanted)
-            _check_same(made, identity)
-            batch = made.batch
-        # Beside each other: a batch is accepted by what is written next, and both are harmless without it.
-        await asyncio.gather(
+        batch = identity.batch or (_id_of(identity) if identity.request_id else self._new_id())
+        # Beside each other: a batch is accepted by what is written next, and all of these are harmless without it.
+        made, _, record = await asyncio.gather(
+            self._ask(identity, batch),
             self._keep_all(identity.laboratory, submission.contents),
-            self._batches.write_manifest(identity.laboratory, batch, submission.slides),
-            self._record(action, record := dataclasses.replace(draft, batch=batch)),
+            self._prepare(dataclasses.replace(draft, batch=batch), submission, action),
         )
-        kept = _same_batch(await self._batches.create_batch(record), identity)
+        if made != batch:  # a gateway that made its ids otherwise got as far as the request
+            record = await self._prepare(dataclasses.replace(draft, batch=made), submission, action)
+        kept = _same_batch(await self._batches.commit_batch(record), identity)
         await self._place(kept, new=kept == record)
         return kept
+
+    async def _ask(self, identity: Identity, batch: str) -> str:
+        """The batch of this request: `batch`, unless an earlier one made another; raises AlreadyExists."""
+        if not identity.request_id:
+            return batch
+        wanted = RequestRecord(batch, identity.fingerprint)
+        made = await self._batches.create_request(identity.laboratory, identity.request_id, wanted)
+        _check_same(made, identity)
+        return made.batch
+
+    async def _prepare(self, record: BatchRecord, submission: Submission, action: Action) -> BatchRecord:
+        await asyncio.gather(
+            self._batches.write_manifest(record.laboratory, record.batch, submission.slides),
+            self._batches.open_rounds.mark(record.laboratory, record.batch, 0),
+            self._record(action, record),
+        )
+        return record
 
     async def _record(self, action: Action, record: BatchRecord) -> None:
         name = BatchName(record.laboratory, record.batch)
@@ -176,6 +192,12 @@ class Creator:
             ) from error
         finally:
             self._on_accepted(BatchName(record.laboratory, record.batch))
+
+
+def _id_of(identity: Identity) -> str:
+    """The id of the batch of a request: the same in every gateway, so that it need not be asked for first."""
+    asked = f"{identity.laboratory}/{identity.request_id}/{identity.fingerprint}"
+    return hashlib.sha256(asked.encode()).hexdigest()[:_ID_DIGITS]
 
 
 def _check_same(made: RequestRecord, identity: Identity) -> None:

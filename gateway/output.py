@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -44,13 +45,11 @@ class OutputWriter:
         kind = "results" if state is SlideState.SUCCEEDED else "errors"
         self._lines[kind].append(line)
         if len(self._lines[kind]) == self._file_rows:
-            await self._flush(kind)
+            await self._put(*self._take(kind))
 
     async def finish(self, record: BatchRecord, counts: Counts) -> str:
-        """Writes what is left, then manifest.json; returns the SHA-256 of the latter."""
-        for kind, lines in self._lines.items():
-            if lines or not self._written[kind]:
-                await self._flush(kind)
+        """Writes what is left and manifest.json, side by side; returns the SHA-256 of the latter."""
+        left = [self._take(kind) for kind, lines in self._lines.items() if lines or not self._written[kind]]
         facts = {
             "batch": self._name.resource,
             "round": self._number,
@@ -60,16 +59,17 @@ class OutputWriter:
             "files": [asdict(file) for file in sorted(self._files, key=lambda file: file.name)],
         }
         data = json.dumps(facts, indent=1, sort_keys=True).encode() + b"\n"
-        await self._put("manifest.json", data)
+        await asyncio.gather(*(self._put(name, content) for name, content in (*left, ("manifest.json", data))))
         return hashlib.sha256(data).hexdigest()
 
-    async def _flush(self, kind: str) -> None:
+    def _take(self, kind: str) -> tuple[str, bytes]:
+        """Name and content of the next file of this kind, which the caller is to write."""
         lines, self._lines[kind] = self._lines[kind], []
         self._written[kind] += 1
         name = f"{kind}-{self._written[kind]:05d}.jsonl"
         data = b"".join(line + b"\n" for line in lines)
-        await self._put(name, data)
         self._files.append(OutputFile(name, hashlib.sha256(data).hexdigest(), len(lines), len(data)))
+        return name, data
 
     async def _put(self, name: str, data: bytes) -> None:
         path = self._batches.output_path(self._name.laboratory, self._name.batch, self._number, name)

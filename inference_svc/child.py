@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from gramserve.log import describe
 from inference_svc import sandbox
+from inference_svc.giving_way import give_way
 from inference_svc.protocol import (
     CannotStart,
     ChildSettings,
@@ -37,12 +38,6 @@ from inference_svc.wire import Wire
 HOOK = "GRAMSERVE_TEST_CHILD_HOOK"
 """For tests only: "module:function" that is called with every slide after it was announced; see docs/worker.md."""
 
-GIVE_WAY = 5
-"""How much nicer than their worker children are: they fill all cores, and what is asked of a core in between is short.
-
-Without it a STAT slide waits for a core at each of its dozen steps through gateway, Redis and worker.
-"""
-
 _PR_SET_PDEATHSIG = 1
 
 
@@ -52,7 +47,7 @@ def main(descriptor: int, parent: int, lender: int | None = None) -> int:
     # Signals meant for the worker reach its whole group: only the worker decides when a child ends (I14).
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    os.nice(GIVE_WAY)
+    give_way()
     wire = Wire(socket.socket(fileno=descriptor))
     settings = wire.receive()
     if not isinstance(settings, ChildSettings):

@@ -71,8 +71,12 @@ class BatchStore:
             return known
         # The marker first: a batch without one would not be found by `unfinished`.
         await self.open_rounds.mark(laboratory, batch, 0)
-        kept = await self._create(layout.batch_path(laboratory, batch), record)
-        return self._batches.add((laboratory, batch), kept)
+        return await self.commit_batch(record)
+
+    async def commit_batch(self, record: BatchRecord) -> BatchRecord:
+        """`create_batch` for whoever has marked round 0 as open already."""
+        kept = await self._create(layout.batch_path(record.laboratory, record.batch), record)
+        return self._batches.add((record.laboratory, record.batch), kept)
 
     # Reading a batch.
 

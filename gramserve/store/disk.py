@@ -14,7 +14,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import contextmanager, suppress
 from threading import Lock
@@ -44,21 +44,23 @@ class DurableFiles:
 
     def write(self, name: str, data: bytes) -> None:
         """Writes or replaces the file."""
-        with self._unfinished(name, data) as unfinished:
+        with self._unfinished(name, data) as (unfinished, made):
             os.replace(unfinished, name)
-        sync_folder(os.path.dirname(name))
+        self._settle([name], made)
 
     def create(self, name: str, data: bytes) -> bool:
         """Writes the file unless there is one; it is on disk in both cases."""
-        created = not os.path.exists(name)
-        if created:
-            with self._unfinished(name, data) as unfinished:
-                try:
-                    os.link(unfinished, name)
-                except FileExistsError:
-                    created = False
-        # Also for the file of somebody else: it has its name, but perhaps not yet on disk.
-        sync_folder(os.path.dirname(name))
+        if os.path.exists(name):
+            # The file of somebody else has its name, but that and the folders above are perhaps not yet on disk.
+            self._settle([name], self._make_folder(os.path.dirname(name)))
+            return False
+        created = True
+        with self._unfinished(name, data) as (unfinished, made):
+            try:
+                os.link(unfinished, name)
+            except FileExistsError:
+                created = False
+        self._settle([name], made)
         return created
 
     def create_many(self, files: Sequence[tuple[str, bytes]], threads: Executor) -> list[bool]:
@@ -68,17 +70,22 @@ class DurableFiles:
         this.
         """
         created = [not os.path.exists(name) for name, _ in files]
-        new = [position for position, is_new in enumerate(created) if is_new]
         unfinished: list[tuple[str, int]] = []
+        made: list[str] = []
         try:
-            for position in new:
-                name, data = files[position]
-                unfinished.append(self._open_unfinished(name))
-                _write_all(unfinished[-1][1], data)
+            for (name, data), is_new in zip(files, created, strict=True):
+                if not is_new:
+                    made += self._make_folder(os.path.dirname(name))
+                    continue
+                hidden, descriptor, new_folders = self._open_unfinished(name)
+                unfinished.append((hidden, descriptor))
+                made += new_folders
+                _write_all(descriptor, data)
                 # A hint to begin at once, so that all of them are in one commit of the file system's journal.
                 with suppress(OSError):
-                    os.posix_fadvise(unfinished[-1][1], 0, 0, os.POSIX_FADV_DONTNEED)
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             _sync_all([descriptor for _, descriptor in unfinished], threads)
+            new = [position for position, is_new in enumerate(created) if is_new]
             for position, (hidden, _) in zip(new, unfinished, strict=True):
                 try:
                     os.link(hidden, files[position][0])
@@ -88,14 +95,13 @@ class DurableFiles:
             for hidden, descriptor in unfinished:
                 os.close(descriptor)
                 discard(hidden)
-        for folder in {os.path.dirname(name) for name, _ in files}:
-            sync_folder(folder)
+        self._settle([name for name, _ in files], made)
         return created
 
     def link_again(self, names: Sequence[tuple[str, str]]) -> None:
         """Gives each file (name, second name) its second name where nothing has it; not made durable."""
         for name, second in names:
-            self._make_folder(os.path.dirname(second))
+            self._settle([], self._make_folder(os.path.dirname(second)))
             with suppress(FileExistsError):
                 os.link(name, second)
 
@@ -109,55 +115,67 @@ class DurableFiles:
 
     def start(self, name: str) -> str:
         """Makes an empty hidden file for `name`, to `append` to and to `finish`."""
-        unfinished, descriptor = self._open_unfinished(name)
+        unfinished, descriptor, made = self._open_unfinished(name)
         os.close(descriptor)
+        self._settle([], made)
         return unfinished
 
-    def _open_unfinished(self, name: str) -> tuple[str, int]:
+    def _open_unfinished(self, name: str) -> tuple[str, int, list[str]]:
+        """An empty hidden file beside `name`, its descriptor, and the folders that `_settle` is still to hear of."""
         folder = os.path.dirname(name)
         unfinished = f"{folder}/.tmp-{self._token()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            self._make_folder(folder)
-            return unfinished, os.open(unfinished, flags, _FILE_MODE)
+            made = self._make_folder(folder)
+            return unfinished, os.open(unfinished, flags, _FILE_MODE), made
         except FileNotFoundError:  # somebody removed a folder that we knew, this one or one above it
             with self._remembering:
                 self._folders.clear()
-            self._make_folder(folder)
-            return unfinished, os.open(unfinished, flags, _FILE_MODE)
+            made = self._make_folder(folder)
+            return unfinished, os.open(unfinished, flags, _FILE_MODE), made
 
     @contextmanager
-    def _unfinished(self, name: str, data: bytes) -> Iterator[str]:
-        """A hidden file beside `name` with `data` on disk; it is gone afterwards."""
-        unfinished, descriptor = self._open_unfinished(name)
+    def _unfinished(self, name: str, data: bytes) -> Iterator[tuple[str, list[str]]]:
+        """A hidden file beside `name` with `data` on disk, gone afterwards, and the folders that are to be settled."""
+        unfinished, descriptor, made = self._open_unfinished(name)
         try:
             try:
                 _write_all(descriptor, data)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            yield unfinished
+            yield unfinished, made
         finally:
             discard(unfinished)
 
-    def _make_folder(self, folder: str) -> None:
-        """Makes `folder` and those above it, durably.
+    def _make_folder(self, folder: str) -> list[str]:
+        """Makes `folder` and those above it; returns those that `_settle` is to make durable.
 
-        One that is there already is fsynced too when it is met first: its maker may not have got to that.
+        One that is there already is among these when it is met first: its maker may not have got to that.
         """
         if folder in self._folders:
-            return
+            return []
         above = os.path.dirname(folder)
         inside = len(folder) > len(self._root)  # below the root or above it, never beside
-        if folder != above and (inside or not os.path.isdir(above)):
-            self._make_folder(above)
+        made = self._make_folder(above) if folder != above and (inside or not os.path.isdir(above)) else []
         with suppress(FileExistsError):
             os.mkdir(folder, _FOLDER_MODE)
-        with suppress(PermissionError):  # the folder above the root need not be ours to read
-            sync_folder(above)
+        return [*made, folder]
+
+    def _settle(self, names: Iterable[str], made: Sequence[str]) -> None:
+        """Returns when these files have their names on disk, and these folders theirs: all at once, at the end.
+
+        A disk that has committed one of these has, as a rule, committed all of them.
+        """
+        folders = {os.path.dirname(name) for name in names}
+        for folder in folders:
+            sync_folder(folder)
+        for above in {os.path.dirname(folder) for folder in made} - folders:
+            with suppress(PermissionError):  # the folder above the root need not be ours to read
+                sync_folder(above)
         with self._remembering:
-            self._folders[folder] = None
-            if len(self._folders) > _KNOWN_FOLDERS:
+            self._folders.update(dict.fromkeys(made))
+            while len(self._folders) > _KNOWN_FOLDERS:
                 del self._folders[next(iter(self._folders))]  # the oldest: met again, it is fsynced again
 
 

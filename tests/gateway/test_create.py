@@ -8,12 +8,15 @@ import json
 import time
 
 import grpc
+import pytest
 
 from gramserve.errors import Reason
 from gramserve.store import layout
+from gramserve.store.local import LocalObjects
 from gramserve.v1 import slide_batch_pb2 as b
 from gramserve.v1 import slide_batch_service_pb2 as s
 from tests.gateway.stack import LAB, STATE, Stack, new_request_id, refused, request
+from tests.waiting import until
 
 
 async def test_a_batch_is_answered_once_it_is_in_the_store_and_in_the_queue(stack: Stack) -> None:
@@ -95,6 +98,27 @@ async def test_ten_thousand_slides_come_from_a_manifest_file(stack: Stack) -> No
     assert batch.completion_stats.queued_count == 10_000
     kept = await stack.batches.slide("north", batch.name.rpartition("/")[2], 9_999)
     assert (kept.slide_id, kept.specimen_type, kept.images[0].uri) == ("M-9999", "csf", "file:///data/9999.tif")
+
+
+async def test_what_precedes_the_commit_is_written_side_by_side_and_the_commit_after_all_of_it(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, going, let = LocalObjects.create, set[str](), asyncio.Event()
+
+    async def held(objects: LocalObjects, path: str, data: bytes) -> bool:
+        going.add(path.partition("/")[0] if not path.endswith("batch.json") else "commit")
+        await let.wait()
+        return await create(objects, path, data)
+
+    monkeypatch.setattr(LocalObjects, "create", held)
+    slide = b.SlideSource(slide_id="a", images=[b.Image(content=b"pixels")])
+    answer = asyncio.create_task(stack.create(slides=[slide], request_id=new_request_id()))
+    before = {"requests", "slides", "batches", "open", "audit"}
+    await until(lambda: going >= before)
+    assert going == before
+    let.set()
+    await answer
+    assert "commit" in going
 
 
 async def test_the_same_slides_may_be_in_two_batches(stack: Stack) -> None:

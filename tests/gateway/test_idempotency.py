@@ -34,6 +34,8 @@ async def test_I3_two_gateways_make_one_batch_of_one_request_id(stack: Stack) ->
         answers = await asyncio.gather(*(api.CreateSlideBatch(asked) for api in [stack.api, other.api] * 10))
         assert len({answer.name for answer in answers}) == 1
         assert (await stack.queue.depth()).ready_routine == 1500
+        assert len(await stack.objects.folders("batches/north")) == 1, "both chose its id"
+        assert len([info async for info in stack.objects.list("open/north")]) == 1
     finally:
         await other.stop()
 

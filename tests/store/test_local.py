@@ -71,12 +71,14 @@ async def test_I1_a_write_is_on_disk_with_its_name_and_its_new_folders_before_it
         await objects.put_stream("a/b/c", one(b"x"))
     else:
         await getattr(objects, how)("a/b/c", b"x")
-    folders, (write, name, folder) = steps[:-3], steps[-3:]
-    assert folders == [("fsync", path) for path in (str(tmp_path), root, f"{root}/a")]
-    assert write[0] == "fsync"
-    assert write[1].startswith(f"{root}/a/b/.tmp-")
-    assert name == ("link" if how == "create" else "replace", f"{root}/a/b/c")
-    assert folder == ("fsync", f"{root}/a/b")
+    above = {("fsync", path) for path in (str(tmp_path), root, f"{root}/a")}
+    named = steps.index(("link" if how == "create" else "replace", f"{root}/a/b/c"))
+    what, path = steps[named - 1]
+    assert what == "fsync"
+    assert path.startswith(f"{root}/a/b/.tmp-")
+    assert ("fsync", f"{root}/a/b") in steps[named:]
+    assert above <= set(steps)
+    assert len(steps) == 6
 
 
 async def test_I1_files_written_together_are_all_on_disk_before_the_first_gets_its_name(
@@ -112,6 +114,34 @@ async def test_I1_of_files_written_together_none_has_its_name_when_one_cannot_be
     assert all(await objects.create_many(files))
 
 
+async def test_new_folders_are_made_durable_once_all_files_have_their_names(
+    tmp_path: Path, steps: list[tuple[str, str]]
+) -> None:
+    objects = LocalObjects(tmp_path)
+    await objects.create_many([("a/b/1", b"x"), ("a/c/1", b"x")])
+    assert [what for what, _ in steps[:4]] == ["fsync", "fsync", "link", "link"]
+    assert {path for _, path in steps[4:]} >= {f"{tmp_path}{below}" for below in ("", "/a", "/a/b", "/a/c")}
+
+
+async def test_I1_a_folder_that_could_not_be_made_durable_is_not_taken_for_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, str]]
+) -> None:
+    objects, fsync = LocalObjects(tmp_path), os.fsync
+
+    def breaks(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == tmp_path:
+            raise OSError(5, "Input/output error")
+        fsync(descriptor)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", breaks)
+        with pytest.raises(Unavailable):
+            await objects.create("a/b", b"x")
+    steps.clear()
+    await objects.create("a/c", b"x")
+    assert ("fsync", str(tmp_path)) in steps
+
+
 async def test_folders_that_are_known_are_not_made_durable_again(tmp_path: Path, steps: list[tuple[str, str]]) -> None:
     objects = LocalObjects(tmp_path)
     await objects.create("a/b/c", b"x")
@@ -125,7 +155,12 @@ async def test_I2_losing_a_create_means_that_the_winner_is_on_disk(
 ) -> None:
     assert await LocalObjects(tmp_path).create("a/b", b"x")
     steps.clear()
-    assert not await LocalObjects(tmp_path).create("a/b", b"y")
+    other = LocalObjects(tmp_path)
+    assert not await other.create("a/b", b"y")
+    # The folders above too: the winner may not have got to these.
+    assert {("fsync", str(path)) for path in (tmp_path / "a", tmp_path)} <= set(steps)
+    steps.clear()
+    assert not await other.create("a/b", b"z")
     assert steps == [("fsync", f"{tmp_path}/a")]
 
 
