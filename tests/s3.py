@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -73,6 +74,7 @@ class S3Server:
             try:
                 # obstore would wait longer and longer between its own tries.
                 socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+                self._make_bucket()
                 await objects.probe()
             except (OSError, GramserveError):
                 return False
@@ -93,6 +95,11 @@ class S3Server:
         for port in self._others:  # sockets that it would have removed itself
             for left in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):
                 left.unlink(missing_ok=True)
+
+    def _make_bucket(self) -> None:
+        """A bucket is a folder to the server itself."""
+        folder = urllib.request.Request(f"http://127.0.0.1:{self._others[4]}/buckets/{BUCKET}/", method="POST")
+        urllib.request.urlopen(folder, timeout=5.0).close()
 
     def _words(self) -> list[str]:
         master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3_grpc = self._others
@@ -120,6 +127,7 @@ class S3Server:
             "s3.port.lance": 0,
             "s3.localSocket": "s3.sock",
             "s3.allowEmptyFolder": "false",
+            "s3.autoCreateBucket": "false",
             "s3.config": "s3.json",
         }
         return ["server", *(f"-{name}={value}" for name, value in words.items())]
