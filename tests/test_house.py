@@ -49,6 +49,7 @@ LIGHT = [
     "gramserve.cli",
     "gramserve.client",
     "gramserve.local",
+    "gramserve.night.__main__",
     "gramserve.queue",
     "gramserve.rpc.server",
     "gramserve.rpc.channel",
