@@ -103,6 +103,7 @@ async def test_records_that_disagree_are_shouted_out(store: NightStore, store_ur
 
 
 async def test_a_night_without_slides_says_so(store: NightStore, store_url: str, tmp_path: Path) -> None:
+    await store.objects.put("models/x", b"")
     _, page = await written(store, store_url, tmp_path)
     assert "No slide was accepted in this night." in page.text
 
