@@ -214,7 +214,7 @@ class Metrics:
         for spec in SPECS:
             if spec.kind != "gauge":
                 self._metric(spec.name, spec.kind)
-        self.set("build_info", 1, version=release())
+        self.set("build_info", 1, version=installed_version())
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
         """Add `amount` to a counter of SPECS."""
@@ -227,6 +227,10 @@ class Metrics:
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Observe a duration in seconds, or what else it is of, in a histogram of SPECS."""
         self._one("histogram", name, labels).observe(value)
+
+    def expect(self, name: str, **labels: str) -> None:
+        """Show a counter or histogram with these labels from now on, at 0 until it happens."""
+        self._one(self._specs[name].kind, name, labels)
 
     def follow(self, name: str, read: Callable[[], float | None]) -> None:
         """Show what `read` says whenever the metrics are read, and nothing while that is None.
@@ -301,8 +305,8 @@ class _Followed(Collector):
             yield family(f"gramserve_{self._spec.name}", self._spec.help, value=value)
 
 
-def release() -> str:
-    """The version of gramserve as it was installed."""
+def installed_version() -> str:
+    """The version of gramserve, as it was installed."""
     try:
         return version("gramserve")
     except PackageNotFoundError:

@@ -14,7 +14,7 @@ from functools import partial
 from gramserve import log, sandbox
 from gramserve.access.opening import open_access
 from gramserve.errors import GramserveError, Reason, Unavailable, Unsafe
-from gramserve.metrics import Metrics, release
+from gramserve.metrics import Metrics, installed_version
 from gramserve.queue import Card, Queue, Roster, connect
 from gramserve.rpc.limits import call_limits
 from gramserve.rpc.server import RpcServer
@@ -26,6 +26,7 @@ from gramserve.store.registry import Registry
 from gramserve.store.shadows import Shadows
 from gramserve.store.signing import read_trusted
 from gramserve.tls.service import Tls
+from gramserve.tracing import open_tracer
 from inference_svc.admission import Admission
 from inference_svc.announcer import Announcer
 from inference_svc.background import keep_running
@@ -88,6 +89,7 @@ class App:
         self._consuming: asyncio.Task[None] | None = None
 
         self._tls = Tls.of(settings)
+        self._tracer = open_tracer(settings, "gramserve-worker", self._tls)
         # Two clients: nothing slow on the one may hold up a renewal on the other.
         timeout_s = min(2.0, max(0.5, settings.renew_s))
         self._redis, self._renewing_redis = (
@@ -161,6 +163,7 @@ class App:
             clock=clock,
             wall=wall,
             jitter=jitter,
+            tracer=self._tracer,
         )
         self._consumer = Consumer(
             worker=self.worker_id,
@@ -220,6 +223,7 @@ class App:
             access=access,
             limits=call_limits(settings),
             refused=self._refusals.note,
+            tracer=self._tracer,
         )
         self._health = Health(self._can_consume, self._announce)
         self._announcer = Announcer(Roster(self._redis, LANE), self.worker_id, lambda: self._card(clock()))
@@ -295,6 +299,7 @@ class App:
             await queue.aclose()
         for redis in (self._redis, self._renewing_redis):
             await redis.aclose()
+        await asyncio.to_thread(self._tracer.close)
         self._log.info("worker stopped", worker=self.worker_id)
 
     def _show_usage(self, clock: Callable[[], float]) -> None:
@@ -345,7 +350,7 @@ class App:
 
     def _card(self, now_s: float) -> Card:
         return Card(
-            release=release(),
+            release=installed_version(),
             ready=self.children.ready,
             children=self.children.count,
             leased=len(self.held),
