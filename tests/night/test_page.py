@@ -134,6 +134,15 @@ async def test_the_page_is_for_its_owner_and_the_reading_is_recorded(
     assert [(r.actor, r.action, r.object) for r in records] == [("local:operator", "results.read", "nights/2026-11-25")]
 
 
+async def test_the_report_of_a_store_on_S3_is_the_same(s3_url: str, tmp_path: Path) -> None:
+    store = NightStore(open_store(s3_url))
+    await a_night(store)
+    _, page = await written(store, s3_url, tmp_path)
+    assert "7 accepted = 4 succeeded + 1 failed + 2 expired + 0 cancelled" in page.text
+    assert "Every slide has an end." in page.text
+    assert len(page.loads) == 2
+
+
 @browser
 @pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
