@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from html.parser import HTMLParser
 from pathlib import Path
@@ -81,6 +82,19 @@ async def test_the_page_says_what_became_of_every_slide(store: NightStore, store
     assert "models/gram/versions/3 dddddddddddd 4 50.0 %" in page.text
     assert "It belongs in the hospital" in page.text
     assert [load[:22] for load in page.loads] == ["data:image/jpeg;base64"] * 2
+
+
+async def test_every_hour_stands_under_the_bar_of_that_hour(store: NightStore, store_url: str, tmp_path: Path) -> None:
+    batch = await store.batch("night-few", 2)
+    await store.succeeded(batch, 0, wait_s=60)
+    await store.succeeded(batch, 1, wait_s=3700)
+    output, _ = await written(store, store_url, tmp_path)
+    titles = re.findall(r'class="bar" title="(\d\d:\d\d) to', output.read_text())
+    assert titles[:5] == ["20:00", "20:15", "20:30", "20:45", "21:00"]
+    assert len(titles) == 16
+    hours = re.findall(r'<span style="left:([\d.]+)%">(\d\d:\d\d)', output.read_text())
+    assert hours
+    assert all(titles[round(float(left) / 100 * len(titles))] == hour for left, hour in hours)
 
 
 async def test_open_slides_are_told_before_all_else(store: NightStore, store_url: str, tmp_path: Path) -> None:
