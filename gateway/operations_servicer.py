@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from gateway.convert import batch_to_message, counts_to_message, seconds_of, timestamp
 from gateway.system import MOST_SHOWN, System, SystemView
 from gramserve.access.principal import current
-from gramserve.metrics import release
+from gramserve.metrics import installed_version
 from gramserve.queue import Seen
 from gramserve.v1 import operations_pb2, operations_service_pb2
 from gramserve.v1.operations_service_pb2_grpc import OperationsServiceServicer
@@ -33,7 +33,7 @@ def _to_message(system: System) -> operations_pb2.SystemStatus:
     shown = [*ahead.batches, *system.ended][:MOST_SHOWN]
     message = operations_pb2.SystemStatus(
         time=timestamp(system.time),
-        release=release(),
+        release=installed_version(),
         queue=operations_pb2.QueueStatus(
             stat_count=depth.ready_stat,
             routine_count=depth.ready_routine,

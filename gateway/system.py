@@ -16,6 +16,9 @@ from gramserve.store.records import Counts
 MOST_SHOWN = 100
 DEFAULT_S = 12 * 3600.0
 LONGEST_S = 7 * 86_400.0
+KNOWN_S = 60.0
+"""How long the end of a batch is remembered: it may have been tried again between two looks."""
+MOST_KNOWN = 10_000
 _PAGE = 256
 
 
@@ -42,7 +45,7 @@ class SystemView:
         self._queue = queue
         self._roster = roster
         self._clock = clock
-        self._ended: dict[BatchName, BatchView] = {}
+        self._ended: dict[BatchName, tuple[BatchView, float]] = {}
 
     async def look(self, principal: Principal, since: float | None = None) -> System:
         """The system as `principal` may see it, with ended batches that were accepted at or after `since`.
@@ -56,7 +59,7 @@ class SystemView:
             async for laboratory, batch in self._batches.unfinished()
             if principal.may_see(laboratory)
         }
-        running, ended = [], await self._since(principal, since, open_names)
+        running, ended = [], await self._since(principal, since, open_names, now)
         rate = 0.0
         for name in sorted(open_names, key=lambda name: name.key):
             record = await self._batches.get_batch(name.laboratory, name.batch)
@@ -80,9 +83,11 @@ class SystemView:
             _sum([*running, *ended]),
         )
 
-    async def _since(self, principal: Principal, since: float, open_names: set[BatchName]) -> list[BatchView]:
-        """The ended batches that were accepted at or after `since`; one that has ended is read once."""
-        found: dict[BatchName, BatchView] = {}
+    async def _since(
+        self, principal: Principal, since: float, open_names: set[BatchName], now: float
+    ) -> list[BatchView]:
+        """The ended batches that were accepted at or after `since`; one that has ended is seldom read again."""
+        found: dict[BatchName, tuple[BatchView, float]] = {}
         for laboratory in await self._batches.objects.folders("batches"):
             after: tuple[float, str] | None = None
             while principal.may_see(laboratory):
@@ -90,16 +95,18 @@ class SystemView:
                 for record in page:
                     name = BatchName(laboratory, record.batch)
                     if record.create_time >= since and name not in open_names:
-                        found[name] = self._ended.get(name) or await self._views.view(record)
+                        known = self._ended.get(name)
+                        fresh = known is not None and now - known[1] < KNOWN_S
+                        found[name] = known if known and fresh else (await self._views.view(record), now)
                 if len(page) < _PAGE or page[-1].create_time < since:
                     break
                 after = (page[-1].create_time, page[-1].batch)
         # One that is tried again is open for a while, and so read again at its next end.
         kept = {name: view for name, view in self._ended.items() if name not in open_names and name not in found}
-        self._ended = kept | {name: view for name, view in found.items() if view.state.terminal}
-        while len(self._ended) > 10_000:
+        self._ended = kept | {name: known for name, known in found.items() if known[0].state.terminal}
+        while len(self._ended) > MOST_KNOWN:
             self._ended.pop(next(iter(self._ended)))
-        return [view for view in found.values() if view.state.terminal]
+        return [view for view, _ in found.values() if view.state.terminal]
 
 
 def _sum(views: list[BatchView]) -> Counts:

@@ -14,7 +14,7 @@ from functools import partial
 from gramserve import log, sandbox
 from gramserve.access.opening import open_access
 from gramserve.errors import GramserveError, Reason, Unavailable, Unsafe
-from gramserve.metrics import Metrics, release
+from gramserve.metrics import Metrics, installed_version
 from gramserve.queue import Card, Queue, Roster, connect
 from gramserve.rpc.limits import call_limits
 from gramserve.rpc.server import RpcServer
@@ -363,7 +363,7 @@ class App:
 
     def _card(self, now_s: float) -> Card:
         return Card(
-            release=release(),
+            release=installed_version(),
             ready=self.children.ready,
             children=self.children.count,
             leased=len(self.held),

@@ -50,6 +50,7 @@ LIGHT = [
     "gramserve.cli",
     "gramserve.client",
     "gramserve.local",
+    "gramserve.night.__main__",
     "gramserve.queue",
     "gramserve.rpc.server",
     "gramserve.rpc.channel",

@@ -1,7 +1,7 @@
 """The process that opens slides for the report, and has given up all else: `python -m gramserve.night.child`.
 
-Its arguments are the store and the folders that references may lead to. It answers each `Cut`, a line on standard
-input, with a line on standard output, the tiles in base64; it ends when its input does, and with its parent.
+Its arguments are the folder of the store and those that references may lead to. It answers each `Cut`, a line on
+standard input, with a line on standard output, the tiles in base64; it ends when its input does, and with its parent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from gramserve.images.open import ReferenceOpener
 from gramserve.night.wanted import Cut
 from gramserve.sandbox import confine
 from gramserve.store.objects import open_store
-from gramserve.store.paths import is_remote
 
 MAX_BYTES = 256 * 2**20
 MAX_SLIDE_BYTES = 16 * 2**30
@@ -33,7 +32,7 @@ _PR_SET_PDEATHSIG = 1
 def main(store: str, roots: Sequence[str]) -> int:
     """Answer until there are no more requests."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    _enter(remote=is_remote(store))
+    _enter()
     opener = ReferenceOpener(
         open_store(store),
         allowed_roots=[Path(root) for root in roots],
@@ -49,19 +48,19 @@ def main(store: str, roots: Sequence[str]) -> int:
     return 0
 
 
-def _enter(*, remote: bool) -> None:
-    """Limits; then no program, no file but temporary ones and, unless the store is `remote` (S3), no network."""
+def _enter() -> None:
+    """Limits; then no network, no program, and no file to write but temporary ones."""
     limits = {
         resource.RLIMIT_DATA: MEMORY_BYTES,
         resource.RLIMIT_CPU: CPU_S,
         resource.RLIMIT_CORE: 0,  # a core would be full of pixels
-        resource.RLIMIT_FSIZE: MAX_SLIDE_BYTES if remote else 2**20,
+        resource.RLIMIT_FSIZE: 2**20,
     }
     for what, most in limits.items():
         hard = resource.getrlimit(what)[1]
         allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (allowed, allowed))
-    confine(writable=[Path(tempfile.gettempdir())], network=remote)
+    confine(writable=[Path(tempfile.gettempdir())])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Callable
 from datetime import date, datetime, timedelta, tzinfo
@@ -34,7 +35,8 @@ class Mornings:
         self._clock = clock
         self._zone = zone
         self._started = clock()
-        self._again: tuple[date, float] | None = None
+        self._unfinished: date | None = None
+        self._empty: tuple[date, float] | None = None
         self._failing = ""
         self._log = log.get()
 
@@ -66,18 +68,30 @@ class Mornings:
         due = self._due(now)
         night = Night.of(due.date() - timedelta(days=1), self._zone)
         page = self._folder / f"night-{night.day.isoformat()}.html"
-        written = await asyncio.to_thread(page.is_file)
-        if written and not (self._again is not None and self._again[0] == night.day and now >= self._again[1]):
+        if not await self._is_due(page, night, now, missed=due.timestamp() < self._started):
             return
-        missed = due.timestamp() < self._started
-        if not written and missed and not await any_accepted(open_store(self._settings.store_url), night):
-            return  # before gramserve came here, or a night without work that nobody waits for any more
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         facts = await write_report(
             self._settings.store_url, night, page, now=now, actor=SYSTEM, roots=self._settings.allowed_roots
         )
-        self._again = (night.day, now + AGAIN_S) if facts.open else None
+        os.utime(page, (now, now))
+        self._unfinished = night.day if facts.open else None
         self._tell(facts)
+
+    async def _is_due(self, page: Path, night: Night, now: float, *, missed: bool) -> bool:
+        """Whether to write `page` now: it is missing, was made before its night ended, or had slides without an end.
+
+        A morning that was `missed` is caught up on unless nothing was accepted: gramserve was not here yet.
+        """
+        made = await asyncio.to_thread(_made, page)
+        if made is not None:
+            return made < night.end <= now or (self._unfinished == night.day and now >= made + AGAIN_S)
+        if not missed:
+            return True
+        if self._empty is not None and self._empty[0] == night.day and not self._empty[1] < night.end <= now:
+            return False
+        self._empty = None if await any_accepted(open_store(self._settings.store_url), night) else (night.day, now)
+        return self._empty is None
 
     def _tell(self, facts: NightFacts) -> None:
         say = self._log.info if facts.adds_up else self._log.warning
@@ -104,3 +118,8 @@ class Mornings:
             if named is not None and named[1] < oldest.isoformat():
                 page.unlink()
                 self._log.info("night report deleted at the end of its time", night=named[1])
+
+
+def _made(page: Path) -> float | None:
+    """When a report was made, Unix seconds; None when it is missing."""
+    return page.stat().st_mtime if page.is_file() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -12,13 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from gramserve.night import words
 from gramserve.night.earlier import NightRow
 from gramserve.night.facts import ENDS, BatchFacts, NightFacts, Review
-from gramserve.night.timeline import bars, peak_per_hour, percentile
+from gramserve.night.timeline import Bar, bars, peak_per_hour, percentile
 from gramserve.store.records import Priority
 
 Shown: TypeAlias = Mapping[tuple[str, str, int], list[str | None]]
 """Data URIs of the evidence of slides, by laboratory, batch and index."""
 
-MOST_BATCHES = 40
+MOST_BATCHES = 20
+_LEAST_BARS = 16
 _LABELLED = 0.88  # further right an hour would not fit in at the width of a phone
 SHARES = (0.5, 0.95, 0.99)
 
@@ -54,6 +56,8 @@ def _interest(batch: BatchFacts) -> tuple[bool, bool, int, float]:
 def _chart(facts: NightFacts) -> dict[str, Any]:
     """Bars in percent of the highest one, and what stands at both axes."""
     found = bars(facts.ended)
+    while found and len(found) < _LEAST_BARS:  # a few slides are no night of wide bars
+        found.append(Bar(found[-1].start + found[-1].width_s, found[-1].width_s, Counter()))
     most = max((bar.states.total() for bar in found), default=0)
     top = _round_up(most)
     shown = [

@@ -12,16 +12,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from gramserve.errors import GramserveError
 from gramserve.night.facts import Review
+from gramserve.night.near import Near
 from gramserve.night.wanted import MAX_PIXELS, Cut, Tile
+from gramserve.store.objects import open_store
+from gramserve.store.paths import is_remote
 
 TILES = 4
 """Tiles that are shown of a slide, at most."""
 SLIDE_S = 60.0
 MOST_DEATHS = 3
 _ANSWER_BYTES = 2**24
-# It needs no way to the queue, and no key.
-_SECRETS = ("GRAMSERVE_REDIS_URL", "GRAMSERVE_OPTIMIZER_SIGNING_KEY")
+# It needs no way to the queue or to S3, and no key.
+_SECRETS = ("GRAMSERVE_REDIS_URL", "GRAMSERVE_OPTIMIZER_SIGNING_KEY", "AWS_")
 
 
 def available() -> bool:
@@ -36,7 +40,9 @@ class Pictures:
     """
 
     def __init__(self, store_url: str, roots: Sequence[str] = ()) -> None:
-        self._command = (sys.executable, "-m", "gramserve.night.child", store_url, *roots)
+        self._near = Near(open_store(store_url)) if is_remote(store_url) else None
+        store = self._near.url if self._near is not None else store_url
+        self._command = (sys.executable, "-m", "gramserve.night.child", store, *roots)
         self._process: Process | None = None
         self._deaths = 0
 
@@ -45,6 +51,8 @@ class Pictures:
 
     async def __aexit__(self, *_: object) -> None:
         await self._end()
+        if self._near is not None:
+            self._near.close()
 
     async def of(self, review: Review) -> list[str | None]:
         """The best tiles of the findings and suspicions of a slide, at most four; None for each that has no picture."""
@@ -58,6 +66,11 @@ class Pictures:
         nothing = [None] * len(cut.tiles)
         if self._deaths >= MOST_DEATHS or not available():
             return nothing
+        if self._near is not None:
+            try:
+                await self._near.bring(cut)
+            except GramserveError:
+                return nothing
         try:
             if self._process is None or self._process.returncode is not None:
                 self._process = await self._start()
@@ -103,6 +116,6 @@ def evidence(call: Mapping[str, Any]) -> tuple[Tile, ...]:
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in environ.items() if name not in _SECRETS}
+    kept = {name: value for name, value in environ.items() if not name.upper().startswith(_SECRETS)}
     # OpenCV reads its own limit when it is imported, and it must not be lower than ours.
     return kept | {"OPENCV_IO_MAX_IMAGE_PIXELS": str(MAX_PIXELS), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

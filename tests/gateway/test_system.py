@@ -112,6 +112,16 @@ async def test_an_ended_batch_that_is_tried_again_is_open_and_then_counts_anew(s
     assert (stats.succeeded_count, stats.failed_count, stats.queued_count) == (2, 0, 0)
 
 
+async def test_a_batch_that_was_tried_again_between_two_looks_is_read_anew_after_a_minute(stack: Stack) -> None:
+    batch = await stack.create(2)
+    await stack.run(batch.name, failing={0})
+    assert (await look(stack)).completion_stats.failed_count == 1
+    await stack.api.RetrySlideBatch(_retry(batch.name))
+    await stack.run(batch.name)
+    stack.clock.ahead_s = 61
+    assert (await look(stack)).completion_stats.failed_count == 0
+
+
 def _retry(name: str) -> Any:
     from gramserve.v1.slide_batch_service_pb2 import RetrySlideBatchRequest
 

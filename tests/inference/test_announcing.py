@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gramserve.metrics import release
+from gramserve.metrics import installed_version
 from gramserve.queue import Roster, Seen
 from tests.inference.bench import Bench
 from tests.waiting import until
@@ -20,6 +20,6 @@ async def test_a_worker_is_on_the_roster_with_its_children_and_models_until_it_s
         seen = await until(announced)
         assert seen is not None
         assert seen.worker == worker.worker_id
-        assert (seen.card.release, seen.card.ready, seen.card.children) == (release(), 1, 1)
+        assert (seen.card.release, seen.card.ready, seen.card.children) == (installed_version(), 1, 1)
         assert seen.card.serving
     assert await roster.workers() == []

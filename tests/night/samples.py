@@ -1,30 +1,46 @@
-"""A night of a few thousand slides in a store, for the pictures of the report; not run by the tests."""
+"""Makes docs/pictures from a night of some thousand synthetic slides: `python -m tests.night.samples`; no test does."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import sys
+import re
+import tempfile
+from io import StringIO
+from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
 
+from gramserve.cli.status_view import status_view
+from gramserve.night.report import write_report
 from gramserve.samples.slides import slide
 from gramserve.store.objects import open_store
-from gramserve.store.records import ImageRecord, Priority
-from tests.night.nights import EVENING, HOUR, NightStore, call
+from gramserve.store.records import ErrorRecord, ImageRecord, Priority
+from tests.night.browser import screenshot
+from tests.night.nights import EVENING, HOUR, NIGHT, NightStore, call
+from tests.night.statuses import night
+from tests.sources import ROOT
 
 LABELS = ("GNR", "GPC_CLUSTERS", "GPC_PAIRS_CHAINS", "GPR")
 REASONS = ("LOW_CONFIDENCE", "OUT_OF_DISTRIBUTION", "MIXED_GROWTH", "CONFLICTING_FINDINGS")
-ERRORS = ("CORRUPT_IMAGE", "UNSUPPORTED_FORMAT", "IMAGE_TOO_LARGE", "SLIDE_UNREADABLE")
+ERRORS = {
+    "CORRUPT_IMAGE": "The image is damaged: its pixels cannot be decoded.",
+    "UNSUPPORTED_FORMAT": "The file is not an image that can be read.",
+    "IMAGE_TOO_LARGE": "The image has 20000 x 15000 pixels; the limit is 64000000 pixels.",
+    "SLIDE_UNREADABLE": "The whole slide changed while it was read; send it once it is complete.",
+}
 
 
-async def main(url: str, slides: int = 1500) -> None:
+async def fill(url: str, slides: int = 1500) -> None:
     """Fill the store at `url`."""
     dice, store = random.Random(7), NightStore(open_store(url))
     images = {label: [await picture(store, label, seed) for seed in range(4)] for label in LABELS}
-    for night in range(1, 8):
-        await earlier_night(store, night, dice)
+    for before in range(1, 8):
+        await earlier_night(store, before, dice)
     due = EVENING + 10.5 * HOUR
     for number, (size, hour) in enumerate([(slides, 0.0), (slides // 2, 1.5), (120, 4.0)]):
         labels = [dice.choice(LABELS) for _ in range(size)]
@@ -39,7 +55,8 @@ async def main(url: str, slides: int = 1500) -> None:
         for index, label in enumerate(labels):
             at += dice.uniform(0.4, 1.2) * (16.0 if 300 < index < 420 else 12.0)
             if dice.random() < 0.012:
-                await store.failed(batch, index, dice.choices(ERRORS, [8, 3, 1, 1])[0], wait_s=at)
+                reason = dice.choices(list(ERRORS), [8, 3, 1, 1])[0]
+                await store.failed(batch, index, reason, wait_s=at, error=ErrorRecord(reason, ERRORS[reason]))
                 letters += "F"
             elif number == 2 and index > 100:
                 letters += "C"
@@ -96,5 +113,21 @@ async def earlier_night(store: NightStore, night: int, dice: random.Random) -> N
     )
 
 
+async def pictures(folder: Path) -> None:
+    """The page of the night at laptop and phone width, light and dark, and the terminal of an operator."""
+    with tempfile.TemporaryDirectory() as made:
+        page, store = Path(made) / "night.html", f"{made}/store"
+        await fill(store)
+        await write_report(store, NIGHT, page, now=EVENING + 11 * HOUR, actor="local:operator")
+        for name, size, dark in (("laptop", (1040, 2080), False), ("phone", (390, 1560), True)):
+            shown = Image.fromarray(screenshot(page, size, dark=dark))
+            shown.quantize(128).save(folder / f"night-report-{name}.png", optimize=True)
+    console = Console(width=132, record=True, file=StringIO())
+    console.print(status_view(night(), "gateway:50051"))
+    # Without the fonts that rich would have a browser load.
+    plain = re.sub(r"@font-face \{\{.*?\n    \}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    console.save_svg(str(folder / "status.svg"), title="gramserve status", code_format=plain)
+
+
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(pictures(ROOT / "docs" / "pictures"))

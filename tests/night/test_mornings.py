@@ -69,12 +69,37 @@ async def test_the_report_is_written_in_the_morning_and_not_before(
     assert pages(folder) == ["night-2026-11-25.html"]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     written = (folder / "night-2026-11-25.html").stat().st_ino
-    clock.now += AGAIN_S * 2
+    clock.now = NIGHT.end - 1
     await reports.look()
     assert (folder / "night-2026-11-25.html").stat().st_ino == written  # once
     clock.now = SEVEN + DAY
     await reports.look()
     assert pages(folder) == ["night-2026-11-25.html", "night-2026-11-26.html"]
+
+
+async def test_what_is_accepted_in_the_morning_is_in_the_report_that_is_made_at_the_end_of_the_night(
+    store: NightStore, store_url: str, folder: Path
+) -> None:
+    await a_batch(store)
+    clock = Wall(EVENING)
+    reports = mornings(store, store_url, folder, clock)
+    clock.now = SEVEN
+    await reports.look()
+    page = folder / "night-2026-11-25.html"
+    assert "The night goes on" in page.read_text()
+    await a_batch(store, "morning-1", at=SEVEN + 2 * HOUR)
+    clock.now = NIGHT.end - 1
+    await reports.look()
+    assert "morning-1" not in page.read_text()
+    clock.now = NIGHT.end
+    # Also by a process that did not make the first one.
+    await mornings(store, store_url, folder, clock).look()
+    assert "morning-1" in page.read_text()
+    assert "The night goes on" not in page.read_text()
+    made = page.stat().st_ino
+    clock.now += HOUR
+    await reports.look()
+    assert page.stat().st_ino == made
 
 
 async def test_a_report_with_open_slides_is_written_anew_until_all_have_ended(
@@ -107,6 +132,19 @@ async def test_a_morning_that_was_missed_is_caught_up_on_and_one_before_the_inst
     assert pages(folder) == []
     await a_batch(store)
     await mornings(store, store_url, folder, clock).look()
+    assert pages(folder) == ["night-2026-11-25.html"]
+
+
+async def test_what_is_accepted_on_the_first_morning_is_in_a_report_too(
+    store: NightStore, store_url: str, folder: Path
+) -> None:
+    await store.objects.put("models/x", b"")
+    clock = Wall(SEVEN + HOUR)
+    reports = mornings(store, store_url, folder, clock)
+    await reports.look()
+    await a_batch(store, at=SEVEN + 2 * HOUR)
+    clock.now = NIGHT.end
+    await reports.look()
     assert pages(folder) == ["night-2026-11-25.html"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from html.parser import HTMLParser
 from pathlib import Path
@@ -83,6 +84,19 @@ async def test_the_page_says_what_became_of_every_slide(store: NightStore, store
     assert [load[:22] for load in page.loads] == ["data:image/jpeg;base64"] * 2
 
 
+async def test_every_hour_stands_under_the_bar_of_that_hour(store: NightStore, store_url: str, tmp_path: Path) -> None:
+    batch = await store.batch("night-few", 2)
+    await store.succeeded(batch, 0, wait_s=60)
+    await store.succeeded(batch, 1, wait_s=3700)
+    output, _ = await written(store, store_url, tmp_path)
+    titles = re.findall(r'class="bar" title="(\d\d:\d\d) to', output.read_text())
+    assert titles[:5] == ["20:00", "20:15", "20:30", "20:45", "21:00"]
+    assert len(titles) == 16
+    hours = re.findall(r'<span style="left:([\d.]+)%">(\d\d:\d\d)', output.read_text())
+    assert hours
+    assert all(titles[round(float(left) / 100 * len(titles))] == hour for left, hour in hours)
+
+
 async def test_open_slides_are_told_before_all_else(store: NightStore, store_url: str, tmp_path: Path) -> None:
     await a_night(store)
     await store.batch("night-open", 1200)
@@ -103,6 +117,7 @@ async def test_records_that_disagree_are_shouted_out(store: NightStore, store_ur
 
 
 async def test_a_night_without_slides_says_so(store: NightStore, store_url: str, tmp_path: Path) -> None:
+    await store.objects.put("models/x", b"")
     _, page = await written(store, store_url, tmp_path)
     assert "No slide was accepted in this night." in page.text
 
@@ -131,6 +146,15 @@ async def test_the_page_is_for_its_owner_and_the_reading_is_recorded(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     records = [record async for record in read_audit(open_store(store_url))]
     assert [(r.actor, r.action, r.object) for r in records] == [("local:operator", "results.read", "nights/2026-11-25")]
+
+
+async def test_the_report_of_a_store_on_S3_is_the_same(s3_url: str, tmp_path: Path) -> None:
+    store = NightStore(open_store(s3_url))
+    await a_night(store)
+    _, page = await written(store, s3_url, tmp_path)
+    assert "7 accepted = 4 succeeded + 1 failed + 2 expired + 0 cancelled" in page.text
+    assert "Every slide has an end." in page.text
+    assert len(page.loads) == 2
 
 
 @browser

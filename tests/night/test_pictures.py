@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from gramserve.night import pictures as module
 from gramserve.night.facts import Place, Review
 from gramserve.night.pictures import MOST_DEATHS, Pictures, evidence
 from gramserve.samples.pyramid import painter, write_pyramid
+from gramserve.store.objects import open_store
 from gramserve.store.records import ImageRecord, Priority
 from tests.artifacts import COLOURS, coloured, coloured_file
 from tests.images.files import real_path
@@ -113,6 +115,27 @@ async def test_a_picture_comes_from_a_file_below_an_allowed_root(store_url: str,
         assert await pictures.of(wanted) != [None]
     async with Pictures(store_url, [str(tmp_path / "others")]) as pictures:
         assert await pictures.of(wanted) == [None]
+
+
+async def test_with_a_store_on_S3_the_child_has_neither_network_nor_keys_and_nothing_is_left(
+    s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    store = NightStore(open_store(s3_url))
+    field = await store.image(coloured_file("GNR"))
+    series = [await store.image(real_path(f"wsi/boxes_{number}.dcm").read_bytes()) for number in (1, 0)]
+    async with Pictures(s3_url) as pictures:
+        (tile,) = await pictures.of(review(field))
+        assert np.abs(pixels(tile).reshape(-1, 3).mean(axis=0) - COLOURS["GNR"]).max() < 4
+        assert await pictures.of(review(*series, image=1, width=16)) != [None]
+        assert await pictures.of(review(ImageRecord(sha256="0" * 64))) == [None]
+        running = child()
+        assert running is not None
+        assert not [name for name in running.environ() if name.startswith("AWS_")]
+        assert "Seccomp:\t2" in Path(f"/proc/{running.pid}/status").read_text()
+        assert len([path for path in (tmp_path / "tmp").rglob("*") if path.is_file()]) <= len(series)
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def child() -> psutil.Process | None:
