@@ -121,6 +121,20 @@ async def test_folders_that_are_known_are_not_made_durable_again(tmp_path: Path,
     assert len(steps) == 3
 
 
+def test_a_uri_is_that_of_pathlib_but_leaves_no_interned_strings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "Bücher & so"
+    objects, expected = LocalObjects(root), (root / "a/b+c=d").as_uri()
+    interned: list[str] = []
+    intern = sys.intern
+    with monkeypatch.context() as watching:
+        watching.setattr(sys, "intern", lambda text: interned.append(text) or intern(text))
+        found = objects.uri("a/b+c=d")
+    assert found == expected
+    assert interned == []
+
+
 async def test_of_many_folders_those_made_last_are_known(
     tmp_path: Path, steps: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
