@@ -122,8 +122,15 @@ def _titles() -> set[str]:
 
 
 def test_the_list_of_runbooks_names_each() -> None:
-    linked = re.findall(r"\((Gramserve\w+)\.md\)", (RUNBOOKS / "README.md").read_text())
-    assert sorted(linked) == NAMES
+    text = (RUNBOOKS / "README.md").read_text()
+    assert sorted(re.findall(r"\((Gramserve\w+)\.md\)", text)) == NAMES
+    said = dict(re.findall(r"^\| \[(\w+)\].*\| (.+) \|$", text, re.MULTILINE))
+    assert said == {name: _first(name)["annotations"]["summary"] for name in NAMES}
+
+
+def _first(name: str) -> dict[str, Any]:
+    """The rule of an alert that comes first, which is the worst."""
+    return next(rule for rule in alerts() if rule["alert"] == name)
 
 
 def test_what_is_recorded_is_used() -> None:
