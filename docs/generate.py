@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from promises import promises_page  # beside this file
+from dashboards import dashboards_page  # beside this file
+from promises import promises_page
 
 from gateway.settings import GatewaySettings
 from gramserve.metrics import SPECS
@@ -98,7 +99,12 @@ def _cell(text: str) -> str:
 
 def pages() -> dict[str, str]:
     """What each generated page should hold, by file name."""
-    return {"settings.md": settings_page(), "metrics.md": metrics_page(), "promises.md": promises_page()}
+    return {
+        "settings.md": settings_page(),
+        "metrics.md": metrics_page(),
+        "promises.md": promises_page(),
+        "dashboards.md": dashboards_page(NOTE),
+    }
 
 
 def drifted() -> list[str]:
