@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable
@@ -57,6 +58,7 @@ from gramserve.store.shadows import Shadows
 from gramserve.store.signing import load_trusted
 from gramserve.store.uploads import Uploads
 from gramserve.tls.service import Tls
+from gramserve.tracing import open_tracer
 from gramserve.v1 import image_service_pb2, model_service_pb2, slide_batch_service_pb2
 from gramserve.v1.image_service_pb2_grpc import add_ImageServiceServicer_to_server
 from gramserve.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
@@ -122,6 +124,7 @@ class _Running:
         access = open_access(settings, settings.listen, metrics)
         self._objects = open_store(settings.store_url)
         self._tls = Tls.of(settings)
+        self._tracer = open_tracer(settings, "gramserve-gateway", self._tls)
         self._redis = connect(settings.redis_url, tls=self._tls)
         self._queue = queue = Queue(self._redis, LANE, lease_s=settings.lease_s, max_crashes=settings.max_crashes)
         contact = ContactWatch(settings.lease_s)
@@ -145,6 +148,7 @@ class _Running:
             retention_s=settings.event_retention_s,
             retention_slides=settings.event_retention_slides,
             audit=audit,
+            tracer=self._tracer,
         )
         self._finisher = Finisher(queue, finalizer, look_after=reconciler.look_after)
         sweeper = Sweeper(batches, rounds, queue, contact, metrics, sweeper=f"gateway-{new_id()}", clock=clock)
@@ -216,6 +220,7 @@ class _Running:
             access=access,
             limits=call_limits(settings),
             refused=self._refusals.note,
+            tracer=self._tracer,
         )
         self._health = HealthCheck(
             queue,
@@ -271,4 +276,5 @@ class _Running:
         await self._classifier.close()
         await self._queue.aclose()
         await self._redis.aclose()
+        await asyncio.to_thread(self._tracer.close)
         self._metrics.close()

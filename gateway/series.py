@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from gramserve.errors import Reason
 from gramserve.metrics import Metrics
 from gramserve.store.records import BatchState, Priority, SlideState
+from gramserve.store.retention import RetentionDays
 
 _ENDS = (
     (SlideState.FAILED, Reason.WORKER_CRASHED),
@@ -17,13 +20,15 @@ _ENDS = (
 def begin(metrics: Metrics) -> None:
     """Let them exist."""
     for priority in Priority:
-        metrics.count("slides_accepted", 0, priority=priority.value)
-        metrics.count("slides_resubmitted", 0, priority=priority.value)
+        metrics.expect("slides_accepted", priority=priority.value)
+        metrics.expect("slides_resubmitted", priority=priority.value)
     for state, reason in _ENDS:
-        metrics.count("slides_ended", 0, state=state.value, reason=reason.value)
+        metrics.expect("slides_ended", state=state.value, reason=reason.value)
     for end in BatchState:
         if end.terminal:
-            metrics.count("batches_finished", 0, state=end.value)
+            metrics.expect("batches_finished", state=end.value)
     for cause in ("rebuild", "audit", "missing", "lease"):
-        metrics.count("reconcile_repairs", 0, cause=cause)
+        metrics.expect("reconcile_repairs", cause=cause)
+    for kind in fields(RetentionDays):
+        metrics.expect("purged", kind=kind.name)
     metrics.set("queue_contact", 0)

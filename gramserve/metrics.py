@@ -228,6 +228,10 @@ class Metrics:
         """Observe a duration in seconds, or what else it is of, in a histogram of SPECS."""
         self._one("histogram", name, labels).observe(value)
 
+    def expect(self, name: str, **labels: str) -> None:
+        """Show a counter or histogram with these labels from now on, at 0 until it happens."""
+        self._one(self._specs[name].kind, name, labels)
+
     def follow(self, name: str, read: Callable[[], float | None]) -> None:
         """Show what `read` says whenever the metrics are read, and nothing while that is None.
 

@@ -26,6 +26,7 @@ from gramserve.store.registry import Registry
 from gramserve.store.shadows import Shadows
 from gramserve.store.signing import read_trusted
 from gramserve.tls.service import Tls
+from gramserve.tracing import open_tracer
 from inference_svc.admission import Admission
 from inference_svc.background import keep_running
 from inference_svc.children import Children
@@ -87,6 +88,7 @@ class App:
         self._consuming: asyncio.Task[None] | None = None
 
         self._tls = Tls.of(settings)
+        self._tracer = open_tracer(settings, "gramserve-worker", self._tls)
         # Two clients: nothing slow on the one may hold up a renewal on the other.
         timeout_s = min(2.0, max(0.5, settings.renew_s))
         self._redis, self._renewing_redis = (
@@ -160,6 +162,7 @@ class App:
             clock=clock,
             wall=wall,
             jitter=jitter,
+            tracer=self._tracer,
         )
         self._consumer = Consumer(
             worker=self.worker_id,
@@ -291,6 +294,7 @@ class App:
             await queue.aclose()
         for redis in (self._redis, self._renewing_redis):
             await redis.aclose()
+        await asyncio.to_thread(self._tracer.close)
         self._log.info("worker stopped", worker=self.worker_id)
 
     def _show_usage(self, clock: Callable[[], float]) -> None:

@@ -13,6 +13,7 @@ from gramserve.queue import Queue
 from gramserve.store.batches import BatchStore
 from gramserve.store.records import BatchRecord, ErrorRecord, OutcomeRecord, Priority, SlideRecord, SlideState
 from gramserve.store.reuse import reuse_key
+from gramserve.tracing import OFF, Tracer
 from inference_svc.children import Children
 from inference_svc.completer import Completer
 from inference_svc.contact import Contact
@@ -22,6 +23,7 @@ from inference_svc.recorder import AWAY, DEADLINE_PAUSE_S, STORE_PAUSE_S, Record
 from inference_svc.served import Served
 from inference_svc.slide import Held, Slide
 from inference_svc.storage import Storage
+from inference_svc.trace import UNTRACED, SlideTrace, begin
 from inference_svc.work import Crashed, TimedOut, Withdrawn
 
 T = TypeVar("T")
@@ -61,6 +63,7 @@ class Runner:
         clock: Callable[[], float],
         wall: Callable[[], float],
         jitter: Callable[[], float],
+        tracer: Tracer = OFF,
     ) -> None:
         self._worker = worker
         self._queue = queue
@@ -80,6 +83,8 @@ class Runner:
         self._clock = clock
         self._wall = wall
         self._jitter = jitter
+        self._tracer = tracer
+        self._traces: dict[Slide, SlideTrace] = {}
         self._log = log.get()
 
     async def run(self, slide: Slide) -> None:
@@ -93,6 +98,8 @@ class Runner:
             self._log.error("slide could not be run", batch=slide.lease.batch, error=log.describe(error))
         finally:
             self._held.remove(slide)
+            if (trace := self._traces.pop(slide, None)) is not None:
+                trace.end()
 
     async def give_back(self, slide: Slide) -> None:
         """Release a slide uncharged."""
@@ -113,6 +120,7 @@ class Runner:
         batch = await self._in_store(slide, lambda: self._store.get_batch(slide.laboratory, slide.batch))
         if slide.gone():
             return
+        trace = self._traced(slide, batch)
         reuse = self._reuse_key(slide, record, batch)
         lease = slide.lease
         work = RunSlide(
@@ -130,6 +138,7 @@ class Runner:
         ending = await slide.ticket.ending
         if isinstance(ending, Divide):
             ending = await run_divided(self._children, work, ending, gone=slide.gone)
+        trace.ran(ending)
         if slide.gone():
             return
         match ending:
@@ -161,6 +170,13 @@ class Runner:
         if not self._reuse_results or batch is None or not batch.reuse_results:
             return ""
         return reuse_key(slide.lease.digest, record.images, record.specimen_type)
+
+    def _traced(self, slide: Slide, batch: BatchRecord | None) -> SlideTrace:
+        """The trace of the slide, from its acceptance on, where its batch is traced."""
+        if batch is None or not batch.trace:
+            return UNTRACED
+        held_s = self._clock() - slide.leased_s
+        return self._traces.setdefault(slide, begin(self._tracer, slide, batch.trace, self._wall, held_s))
 
     # How a run ended.
 
@@ -264,11 +280,14 @@ class Runner:
         if stored is None:
             return
         self._metrics.observe("slide_stage_seconds", ran_s - began_s, stage="run")
+        trace = self._traces.get(slide, UNTRACED)
+        trace.stored(stored)
         now_s = self._clock()
         self._metrics.observe("slide_stage_seconds", now_s - ran_s, stage="store")
         total_s = slide.lease.queued_s + now_s - slide.leased_s
         self._metrics.observe("slide_seconds", total_s, priority=_priority(slide))
         await self._complete(slide, stored)
+        trace.completed()
 
     async def _complete(self, slide: Slide, outcome: OutcomeRecord) -> None:
         accepted = await self._completer.complete(slide, outcome.state, review=outcome.review_required)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gramserve.errors import Reason
 from gramserve.metrics import Metrics
-from gramserve.store.records import SlideState
+from gramserve.store.records import Priority, SlideState
 from gramserve.store.shadows import Verdict
 
 _SLIDE_REASONS = (
@@ -41,18 +41,25 @@ _LOAD_REASONS = (
 
 def begin(metrics: Metrics) -> None:
     """Let them exist."""
-    metrics.count("slides_finished", 0, state=SlideState.SUCCEEDED.value, reason="")
+    metrics.expect("slides_finished", state=SlideState.SUCCEEDED.value, reason="")
     for reason in _SLIDE_REASONS:
-        metrics.count("slides_finished", 0, state=SlideState.FAILED.value, reason=reason.value)
-        metrics.count("slide_retries", 0, reason=reason.value)
+        metrics.expect("slides_finished", state=SlideState.FAILED.value, reason=reason.value)
+        metrics.expect("slide_retries", reason=reason.value)
+    for priority in Priority:
+        metrics.expect("slide_wait_seconds", priority=priority.value)
+        metrics.expect("slide_seconds", priority=priority.value)
+    for stage in ("run", "store", "load", "fetch", "decode", "tile", "infer", "aggregate"):
+        metrics.expect("slide_stage_seconds", stage=stage)
+    for step in ("fetch", "verify", "engine", "golden"):
+        metrics.expect("model_load_seconds", step=step)
     for reason in _LOAD_REASONS:
-        metrics.count("model_load_failures", 0, reason=reason.value)
+        metrics.expect("model_load_failures", reason=reason.value)
     for transition in ("complete", "fail", "renew"):
-        metrics.count("fenced", 0, transition=transition)
+        metrics.expect("fenced", transition=transition)
     for verdict in Verdict:
-        metrics.count("shadow_slides", 0, verdict=verdict.value)
+        metrics.expect("shadow_slides", verdict=verdict.value)
     for cause in ("exhausted", "cancelled", "deadline"):
-        metrics.count("infer_dropped", 0, cause=cause)
+        metrics.expect("infer_dropped", cause=cause)
     for name in ("leases", "children", "queue_contact", "infer_in_flight", "models_loaded", "models_memory_bytes"):
         metrics.set(name, 0)
     metrics.set("models_failed", 0)

@@ -35,7 +35,7 @@ class Served:
         self._engines: dict[str, set[str]] = {}
         self._labels: dict[str, set[str]] = {}
         for reason in ReviewReason:
-            metrics.count("review_reasons", 0, reason=reason.value)
+            metrics.expect("review_reasons", reason=reason.value)
 
     def loaded(self, told: VersionLoaded) -> None:
         """A child has loaded a version."""
@@ -44,13 +44,13 @@ class Served:
         names = self._names(told.version)
         self._engines.setdefault(told.version, set()).add(told.engine)
         for name in ("slides_called", "slides_for_review"):
-            self._metrics.count(name, 0, **names)
+            self._metrics.expect(name, **names)
         for call in (*_ALONE, *self._admitted(told.version, told.organisms)):
-            self._metrics.count("calls", 0, **names, call=call)
+            self._metrics.expect("calls", **names, call=call)
         for label in self._admitted(told.version, told.labels):
-            self._metrics.count("tile_calls", 0, **names, label=label)
+            self._metrics.expect("tile_calls", **names, label=label)
         for band in BANDS:
-            self._metrics.count("tile_scores", 0, **names, band=band)
+            self._metrics.expect("tile_scores", **names, band=band)
         for label in self._admitted(told.version, told.reference_labels):
             self._metrics.set("reference_tile_calls", told.reference_labels[label], **names, label=label)
         for band in told.reference_bands.keys() & _BANDS:

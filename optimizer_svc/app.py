@@ -25,6 +25,7 @@ from gramserve.store.registry import Registry
 from gramserve.store.signing import load_signer, load_trusted
 from gramserve.store.uploads import Uploads
 from gramserve.tls.service import Tls
+from gramserve.tracing import OFF, open_tracer
 from gramserve.v1 import optimizer_service_pb2_grpc
 from optimizer_svc.consumer import Consumer
 from optimizer_svc.ending import Ending
@@ -59,6 +60,7 @@ class App:
         self._recording: asyncio.Task[None] | None = None
         self._redis: Redis | None = None
         self._queue: Queue | None = None
+        self._tracer = OFF
         self._server: RpcServer | None = None
         self._consumer: Consumer | None = None
 
@@ -78,6 +80,7 @@ class App:
         await objects.probe()
         work_folder = await asyncio.to_thread(_made, settings.work_folder)
         tls = Tls.of(settings)
+        self._tracer = open_tracer(settings, "gramserve-optimizer", tls)
         self._redis = connect(settings.redis_url, tls=tls)
         queue = self._queue = Queue(self._redis, LANE, lease_s=settings.lease_s)
         await queue.check_safe(allow_volatile=settings.allow_volatile_redis)
@@ -112,6 +115,7 @@ class App:
             access=access,
             limits=call_limits(settings),
             refused=refusals.note,
+            tracer=self._tracer,
         )
         jobs = Jobs(
             queue,
@@ -170,6 +174,7 @@ class App:
             await self._queue.aclose()
         if self._redis is not None:
             await self._redis.aclose()
+        await asyncio.to_thread(self._tracer.close)
         self.metrics.close()
 
     async def _end_loops(self) -> None:

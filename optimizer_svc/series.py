@@ -10,11 +10,11 @@ from optimizer_svc.spec import TRIAL_STATES
 def begin(metrics: Metrics) -> None:
     """Let them exist."""
     for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED):
-        metrics.count("optimizations_finished", 0, state=state.value)
+        metrics.expect("optimizations_finished", state=state.value)
     for trial in TRIAL_STATES:
-        metrics.count("optimization_trials", 0, state=trial)
+        metrics.expect("optimization_trials", state=trial)
     for cause in ("lost", "misplaced"):
-        metrics.count("reconcile_repairs", 0, cause=cause)
+        metrics.expect("reconcile_repairs", cause=cause)
     for transition in ("complete", "renew"):
-        metrics.count("fenced", 0, transition=transition)
+        metrics.expect("fenced", transition=transition)
     metrics.set("queue_contact", 0)

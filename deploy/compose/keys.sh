@@ -26,5 +26,8 @@ if [ ! -e "$GRAMSERVE_ACCESS_FILE" ]; then
     principal operator --role operator --laboratory '*'
 fi
 cp /authority/ca.pem /keys/prometheus/ca.pem
+if [ ! -e /keys/grafana/password ]; then
+    python -c 'import secrets; print(secrets.token_urlsafe(24), end="")' >/keys/grafana/password
+fi
 chmod 0644 /keys/*/ca.pem
 echo "keys are ready"

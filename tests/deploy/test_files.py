@@ -17,7 +17,7 @@ OURS = [name for name, service in SERVICES.items() if service["image"].startswit
 
 
 def test_the_stack_is_what_the_page_names() -> None:
-    assert {"keys", "redis", "gateway", "worker", "optimizer", "prometheus", "client"} == set(SERVICES)
+    assert {"keys", "redis", "gateway", "worker", "optimizer", "prometheus", "grafana", "client"} == set(SERVICES)
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -119,3 +119,4 @@ async def test_series_of_closed_sets_are_there_before_anything_happened(stack: S
     assert shown.value("slides_ended_total", state="EXPIRED", reason="EXPIRED") == 0
     assert shown.value("reconcile_repairs_total", cause="lease") == 0
     assert shown.value("batches_finished_total", state="PARTIALLY_SUCCEEDED") == 0
+    assert shown.value("purged_total", kind="images") == 0

@@ -150,6 +150,20 @@ async def test_the_age_of_a_slide_that_hangs_grows(bench: Bench) -> None:
         await bench.ended()
 
 
+async def test_series_of_closed_sets_are_there_before_anything_happened(bench: Bench) -> None:
+    # Prometheus sees no increase in a series that begins with its first count.
+    port = free_port()
+    async with bench.worker(metrics_port=port, children=1):
+        shown = await scrape(port)
+    assert shown.value("slides_finished_total", state="FAILED", reason="WORKER_CRASHED") == 0
+    assert shown.value("slide_retries_total", reason="SLIDE_TIMEOUT") == 0
+    assert shown.value("slide_wait_seconds_count", priority="STAT") == 0
+    assert shown.value("slide_seconds_count", priority="STAT") == 0
+    assert shown.value("model_load_failures_total", reason="ARTIFACT_CORRUPT") == 0
+    assert shown.value("shadow_slides_total", verdict="SAME") == 0
+    assert shown.value("review_reasons_total", reason="MIXED_GROWTH") == 0
+
+
 async def test_a_worker_that_loads_many_versions_shows_the_last_ones_only(bench: Bench) -> None:
     port = free_port()
     async with bench.worker(metrics_port=port, children=1, models_per_child=2):
