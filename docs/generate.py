@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dashboards import dashboards_page  # beside this file
 from promises import promises_page
+from scaling import scaling_page
 
 from gateway.settings import GatewaySettings
 from gramserve.metrics import SPECS
@@ -104,6 +105,7 @@ def pages() -> dict[str, str]:
         "metrics.md": metrics_page(),
         "promises.md": promises_page(),
         "dashboards.md": dashboards_page(NOTE),
+        "scaling.md": scaling_page(),
     }
 
 

@@ -39,7 +39,7 @@ class SharedSettings(BaseSettings):
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0",
         validation_alias="GRAMSERVE_REDIS_URL",
-        description="Redis 6.2 or newer, with noeviction and persistence; unix:///path works too.",
+        description="Redis 6.2 or newer, noeviction, persistent; also unix:///path, redis+sentinel://host,host/NAME.",
     )
     allow_volatile_redis: bool = Field(
         default=False,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from redis.asyncio import ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
@@ -12,7 +11,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from gramserve.errors import Exhausted, Reason, Unavailable
+from gramserve.queue.encrypted import TlsConnection
 from gramserve.queue.format import REFUSAL, other_format
+from gramserve.queue.sentinel import SCHEMES, MasterPool, SentinelUrl
 from gramserve.tls.service import Tls
 
 RETRY_AFTER_S = 2.0
@@ -22,6 +23,8 @@ FULL_RETRY_AFTER_S = 10.0
 def connect(url: str, *, timeout_s: float = 2.0, tls: Tls | None = None) -> Redis:
     """A client for `redis://`, `rediss://` or `unix://`, fit for a `Queue`; it connects at its first command.
 
+    `redis+sentinel://` and `rediss+sentinel://` follow the master that Sentinels name (`SentinelUrl`).
+
     Commands fail after `timeout_s` seconds and are never sent twice: redis-py's own retries repeat a command whose
     reply was lost, and a lease or an event must not happen twice. Close it with `aclose`.
 
@@ -29,30 +32,23 @@ def connect(url: str, *, timeout_s: float = 2.0, tls: Tls | None = None) -> Redi
     Raises Unsafe for `redis://` beyond this machine, unless `tls` allows plain text.
     """
     tls = tls or Tls()
+    if url.startswith(SCHEMES):
+        return _client(MasterPool(SentinelUrl.parse(url), tls, **_options(timeout_s), socket_timeout=timeout_s))
     pool = ConnectionPool.from_url(url, **_options(timeout_s), socket_timeout=timeout_s)
     if pool.connection_class is SSLConnection:
         tls.client_context()  # files that cannot be used are found at the start
-        pool.connection_class = _TlsConnection
+        pool.connection_class = TlsConnection
         pool.connection_kwargs["tls"] = tls
     elif host := pool.connection_kwargs.get("host"):
         tls.check_plain_connection("Redis", host)
     return _client(pool)
 
 
-class _TlsConnection(SSLConnection):
-    """Takes its context anew for each connection, so that a changed certificate needs no restart."""
-
-    def __init__(self, *, tls: Tls, **options: Any) -> None:
-        super().__init__(**options)
-        self._tls = tls
-
-    def _connection_arguments(self) -> Mapping[str, Any]:
-        return {**super()._connection_arguments(), "ssl": self._tls.client_context()}
-
-
 def blocking_twin(redis: Redis) -> Redis:
     """A second client to the same server for reads that block: no socket timeout, the caller bounds each wait."""
     pool = redis.connection_pool
+    if isinstance(pool, MasterPool):
+        return _client(pool.twin(socket_timeout=None))
     options = {**pool.connection_kwargs, "socket_timeout": None}
     return _client(ConnectionPool(connection_class=pool.connection_class, **options))
 

@@ -1,0 +1,133 @@
+"""A Redis with a replica and three Sentinels that watch it, real processes on free ports of the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gramserve.queue.embedded import Origin, find_server
+from tests.faults.harness import free_port
+from tests.services import ServerKind, require
+from tests.waiting import until
+
+SERVICE = "gram"
+NOTICED_MS = 500
+"""How long the master must be silent before the Sentinels replace it."""
+PASSWORD, SENTINEL_PASSWORD = "of redis", "of/sentinels"
+_ORIGIN: Mapping[ServerKind, Origin] = {"bundled": "bundled", "system": "path"}
+
+
+class Watched:
+    """`url` is where gramserve connects; `ports` are those of the two servers, the first master's first."""
+
+    def __init__(self, folder: Path, kind: ServerKind) -> None:
+        require(kind)
+        found = find_server(_ORIGIN[kind])
+        assert found is not None
+        self._program = str(found.path)
+        self._folder = folder
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.ports = (free_port(), free_port())
+        self.sentinels = (free_port(), free_port(), free_port())
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinels)
+        self.url = (
+            f"redis+sentinel://:{PASSWORD.replace(' ', '%20')}@{hosts}/{SERVICE}/0"
+            f"?sentinel_password={SENTINEL_PASSWORD.replace('/', '%2F')}"
+        )
+
+    async def start(self) -> None:
+        """All five run, the replica is in step and every Sentinel knows the others."""
+        for port in self.ports:
+            self.start_server(port)
+        await until(self._in_step, 60, "the replica is in step")  # else a Sentinel sees it at its next look, in 10 s
+        for port in self.sentinels:
+            self._start(
+                port,
+                f'requirepass "{SENTINEL_PASSWORD}"',
+                f"sentinel monitor {SERVICE} 127.0.0.1 {self.ports[0]} 2",
+                f'sentinel auth-pass {SERVICE} "{PASSWORD}"',
+                f'sentinel sentinel-pass "{SENTINEL_PASSWORD}"',
+                f"sentinel down-after-milliseconds {SERVICE} {NOTICED_MS}",
+                f"sentinel failover-timeout {SERVICE} 5000",
+                sentinel=True,
+            )
+        await until(self._settled, 60, "the Sentinels know the master, its replica and one another")
+
+    def start_server(self, port: int) -> None:
+        """Starts the server of this port, as the replica of the first one unless it is that."""
+        role = [] if port == self.ports[0] else [f"replicaof 127.0.0.1 {self.ports[0]}"]
+        words = ("appendonly yes", 'save ""', "maxmemory-policy noeviction", "repl-diskless-sync-delay 0")
+        self._start(port, *words, f'requirepass "{PASSWORD}"', f'masterauth "{PASSWORD}"', *role)
+
+    async def kill(self, port: int) -> None:
+        """kill -9 of the process of this port."""
+        process = self._processes.pop(port)
+        process.kill()
+        await asyncio.to_thread(process.wait, 10)
+
+    async def master(self) -> int:
+        """The port of the server that the Sentinels name now."""
+        async with aclosing(self._sentinel(self.sentinels[-1])) as sentinel:
+            _host, port = await sentinel.sentinel_get_master_addr_by_name(SERVICE)
+        return int(port)
+
+    async def stop(self) -> None:
+        """Nothing of it is left."""
+        for port in (*self.sentinels, *self.ports):
+            if port in self._processes:
+                await self.kill(port)
+
+    def client(self, port: int) -> Redis:
+        """A client of one server, whatever its role."""
+        return Redis(port=port, password=PASSWORD, decode_responses=True)
+
+    def _start(self, port: int, *lines: str, sentinel: bool = False) -> None:
+        home = self._folder / str(port)
+        home.mkdir(parents=True, exist_ok=True)
+        file = home / "redis.conf"
+        if not file.exists():  # servers and Sentinels write what they learned into it
+            file.write_text("\n".join((f"port {port}", "bind 127.0.0.1", f"dir {home}", *lines)) + "\n")
+        with (home / "log").open("ab") as log:
+            self._processes[port] = subprocess.Popen(
+                [self._program, str(file), *(["--sentinel"] if sentinel else [])], stdout=log, stderr=log
+            )
+
+    def _sentinel(self, port: int) -> Redis:
+        return Redis(port=port, password=SENTINEL_PASSWORD, decode_responses=True)
+
+    async def _in_step(self) -> bool:
+        with suppress(RedisError):
+            async with aclosing(self.client(self.ports[1])) as replica:
+                return (await replica.info("replication"))["master_link_status"] == "up"
+        return False
+
+    async def _settled(self) -> bool:
+        try:
+            for port in self.sentinels:
+                async with aclosing(self._sentinel(port)) as sentinel:
+                    state = await sentinel.sentinel_master(SERVICE)
+                    if (state["num-other-sentinels"], state["num-slaves"]) != (2, 1):
+                        return False
+                    (replica,) = await sentinel.sentinel_slaves(SERVICE)
+                    if replica["master-link-status"] != "ok":
+                        return False
+        except RedisError:
+            return False
+        return True
+
+
+@asynccontextmanager
+async def watched_redis(folder: Path, kind: ServerKind) -> AsyncIterator[Watched]:
+    """Master, replica and Sentinels, in step."""
+    made = Watched(folder, kind)
+    try:
+        await made.start()
+        yield made
+    finally:
+        await made.stop()
