@@ -23,6 +23,7 @@ from gramserve.store.audit_refusals import Refusals
 from gramserve.store.batches import BatchStore
 from gramserve.store.format import check_format
 from gramserve.store.objects import open_store
+from gramserve.store.paths import is_remote
 from gramserve.store.registry import Registry
 from gramserve.store.shadows import Shadows
 from gramserve.store.signing import read_trusted
@@ -123,7 +124,12 @@ class App:
         served = Served(self.metrics)
         self.children = Children(
             children,
-            spawn=partial(ChildProcess.spawn, child_settings, environment),
+            spawn=partial(
+                ChildProcess.spawn,
+                child_settings,
+                environment,
+                self._objects if is_remote(settings.store_url) else None,
+            ),
             limit_s=settings.slide_timeout_s,
             metrics=self.metrics,
             clock=clock,

@@ -60,7 +60,8 @@ def try_all(parent: int) -> None:
     limits = {name: resource.getrlimit(getattr(resource, name)) for name in ("RLIMIT_FSIZE", "RLIMIT_NOFILE")}
     file = Path(os.environ[REPORT])
     whole = file.with_suffix(".part")
-    whole.write_text(json.dumps({"report": report, "limits": limits, "cpu": resource.getrlimit(resource.RLIMIT_CPU)}))
+    said = {"report": report, "limits": limits, "cpu": resource.getrlimit(resource.RLIMIT_CPU)}
+    whole.write_text(json.dumps({**said, "environment": sorted(os.environ)}))
     whole.rename(file)
 
 
