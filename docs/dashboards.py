@@ -12,17 +12,18 @@ FOLDER = ROOT / "deploy" / "grafana" / "dashboards"
 SEEN = ROOT / "benchmarks" / "results" / "dashboards.json"
 ORDER = ("tonight", "latency", "models", "optimizer", "resources")
 TEXT = """\
-Grafana is part of `docker-compose.yml` (http://localhost:3000, user `admin`, password by `docker-compose exec
-grafana cat /keys/password`) and shows five dashboards, read only. They are code, `deploy/grafana/*.py`, from which
-`python deploy/grafana/generate.py` (part of `[dev]`) writes `deploy/grafana/dashboards/*.json`. A Grafana of your
-own takes the JSON files as they are and asks for its Prometheus; they are made for Grafana 11.6. Load the rules of
-`deploy/prometheus/rules` into that Prometheus as well. Every alert has a [runbook](runbooks/README.md).
+Grafana is part of `docker-compose.yml` and shows five dashboards, read only, at http://localhost:3000: user `admin`,
+password by `docker-compose exec grafana cat /keys/password`. They are code, `deploy/grafana/*.py`, from which
+`python deploy/grafana/generate.py` (needs `[dev]`) writes `deploy/grafana/dashboards/*.json`. A Grafana of your own
+takes the JSON files as they are and asks for its Prometheus; they are made for Grafana 11.6. Load the rules of
+`deploy/prometheus/rules` into that Prometheus as well; rules and dashboards know the services by the jobs `gateway`,
+`worker` and `optimizer`. Every alert has a [runbook](runbooks/README.md).
 
 The last column is what a test saw (`tests/deploy/test_alerts.py`): a gateway, two workers and an optimizer on TLS,
 whose search was a script, a real Prometheus that scraped them, and about 230 slides that succeeded, failed, crashed
-their worker, expired, were cancelled and waited. It is the number of series with values that a query returned, put
-in as Grafana does. 0 stands where such a night cannot have a value: growth of memory is judged after six hours, and
-nothing was purged. No Grafana took part: that the JSON is what Grafana 11.6 loads is held against its schema.
+their worker, expired, were cancelled and waited. It is the number of series with values that a query returned, put in
+as Grafana does. 0 stands where such a night cannot have a value: growth of memory is judged after six hours. No
+Grafana took part: that the JSON is what Grafana 11.6 loads is held against its schema.
 """
 
 

@@ -106,8 +106,8 @@ def pages() -> dict[str, str]:
         "settings.md": settings_page(),
         "metrics.md": metrics_page(),
         "promises.md": promises_page(),
-        "scaling.md": scaling_page(),
         "dashboards.md": dashboards_page(NOTE),
+        "scaling.md": scaling_page(),
     }
 
 

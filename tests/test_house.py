@@ -39,7 +39,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "optimizer_svc": SHARED | {"gramserve.samples"},  # golden vectors are of synthetic tiles: no patient's pixels
 }
 # These work in their own process, at the keyboard of an engineer; they load the optimizer when they are run.
-EXCEPTIONS = {("gramserve.cli.finetune", "optimizer_svc"), ("gramserve.cli.study", "optimizer_svc")}
+EXCEPTIONS = {
+    ("gramserve.cli.finetune", "optimizer_svc"),
+    ("gramserve.cli.study", "optimizer_svc"),
+    ("gramserve.cli.checks.machine", "inference_svc"),  # the doctor counts CPUs and memory as the worker does
+}
 
 # What computes stays out of processes that do not: they start in a moment and their images stay small.
 HEAVY = {"numpy", "cv2", "onnxruntime", "onnx", "torch", "timm", "scipy", "matplotlib", "openvino"}

@@ -19,6 +19,9 @@ done
 # onnxruntime for programs in C: the module of Python holds the same again.
 rm -f onnxruntime/capi/libonnxruntime.so*
 
+# What torch compiles for GPUs with, and against.
+rm -rf triton torch/include
+
 # The optimizer's packages use their own tests and tools; a worker's do not.
 if [ "$service" != optimizer ]; then
     find . -type d -name tests -prune -exec rm -rf {} +

@@ -265,11 +265,21 @@ class ArtifactManifest(ArtifactDraft):
 
     @classmethod
     def from_json(cls, data: bytes) -> ArtifactManifest:
-        """Reads manifest.json; raises ArtifactInvalid (ARTIFACT_CORRUPT), naming the first field that is wrong."""
+        """Reads manifest.json; raises ArtifactInvalid, naming the first field that is wrong.
+
+        ARTIFACT_CORRUPT, or MODEL_UNAVAILABLE when it is of a format that this release does not read.
+        """
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            where = ".".join(str(step) for step in error.errors(include_url=False)[0]["loc"]) or "manifest.json"
+            faults = error.errors(include_url=False)
+            if [fault for fault in faults if fault["loc"] == ("format",) and isinstance(fault["input"], int)]:
+                raise ArtifactInvalid(
+                    Reason.MODEL_UNAVAILABLE,
+                    "The artifact was made by another release of gramserve, for workers of that release.",
+                    metadata={"file": "manifest.json", "field": "format"},
+                ) from None
+            where = ".".join(str(step) for step in faults[0]["loc"]) or "manifest.json"
             raise ArtifactInvalid(
                 Reason.ARTIFACT_CORRUPT,
                 f"manifest.json cannot be read: {where} is wrong.",

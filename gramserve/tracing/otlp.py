@@ -28,7 +28,7 @@ from opentelemetry.trace import Tracer as OtelTracer
 
 from gramserve import log
 from gramserve.errors import Reason, Unsafe
-from gramserve.metrics import release
+from gramserve.metrics import installed_version
 from gramserve.tracing import NOTHING, Span
 
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -55,7 +55,7 @@ class OtlpTracer:
         )
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(share)),
-            resource=Resource({"service.name": service, "service.version": release()}),
+            resource=Resource({"service.name": service, "service.version": installed_version()}),
             shutdown_on_exit=False,
         )
         self._processor = BatchSpanProcessor(_SaysOnce(exporter), max_queue_size=_MOST_WAITING)

@@ -33,7 +33,7 @@ from gramserve.v1.slide_batch_pb2 import SlideBatch, SlideSource
 from optimizer_svc.app import App
 from optimizer_svc.settings import OptimizerSettings
 from tests.artifacts import COLOURS, coloured_file, publish_tiny
-from tests.deploy.prometheus import Prometheus, scraping
+from tests.deploy.prometheus import Prometheus, require, scraping
 from tests.e2e.running import Up
 from tests.inference.hooks import FOLDER
 from tests.inference.oip import tile_request, tiles_of
@@ -153,6 +153,7 @@ async def night(folder: Path) -> AsyncIterator[Night]:
 
     Redis has a limit of memory, and a second version runs in the shadow of the first.
     """
+    require()
     folder.mkdir()
     authority = Authority.create(folder / "certs")
     for service in SERVICES:

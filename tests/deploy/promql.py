@@ -87,6 +87,11 @@ def shown() -> set[str]:
     return names
 
 
+def selectors(expr: str) -> set[str]:
+    """The series that a query selects by their labels."""
+    return set(re.findall(r"[a-zA-Z_:][\w:]*\{[^}]+\}", expr))
+
+
 def named(expr: str) -> set[str]:
     """The metrics and recorded series that a query names."""
     names = set()

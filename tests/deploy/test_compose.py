@@ -126,6 +126,15 @@ async def test_every_replica_is_scraped_over_TLS(stack: Stack) -> None:
     await until(lambda: up() == {"gateway": 1, "worker": 3}, 120, "one gateway and three workers scraped")
 
 
+@pytest.mark.parametrize(("service", "most_mb"), [("gateway", 105), ("worker", 515)])
+def test_images_stay_small(stack: Stack, service: str, most_mb: int) -> None:
+    """What an image holds beside its base, with which its size as a whole differs."""
+    said = docker(
+        "run", "--rm", f"gramserve-{service}", "du", "-s", "--apparent-size", "--block-size=1000000", "/opt/gramserve"
+    )
+    assert int(said.split()[0]) <= most_mb
+
+
 def test_nothing_runs_as_root_or_can_write_its_root(stack: Stack) -> None:
     for service in ("redis", "gateway", "worker", "prometheus"):
         for container in stack.containers(service):

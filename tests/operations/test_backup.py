@@ -23,7 +23,7 @@ from gramserve.store.batches import BatchStore
 from gramserve.store.format import check_format
 from gramserve.store.local import LocalObjects
 from gramserve.store.manifest import ArtifactFile, ArtifactManifest
-from gramserve.store.objects import ObjectInfo, ObjectStore
+from gramserve.store.objects import ObjectInfo, ObjectStore, open_store
 from gramserve.store.records import ImageRecord, RequestRecord, RoundRecord, SlideRecord
 from gramserve.store.registry import Registry
 from gramserve.store.remote import RemoteObjects
@@ -270,3 +270,20 @@ def test_the_command_says_what_it_did_and_the_audit_record_who(tmp_path: Path) -
         shown = runner.invoke(app, ["audit", "show", "--store", place])
         assert shown.stdout.count("store.copy") == records, place
         assert runner.invoke(app, ["audit", "verify", "--store", place]).exit_code == 0
+
+
+async def test_a_copy_goes_to_S3_and_back(tmp_path: Path, s3_url: str) -> None:
+    source = LocalObjects(tmp_path / "store")
+    async for _ in World(source).steps():
+        pass
+    large = b"pixels" * 400_000  # more than one piece and one part
+    await source.put("checkpoints/" + "a" * 64, large)
+    copy, back = open_store(s3_url), LocalObjects(tmp_path / "back")
+    first = await Backup(source, copy).run()
+    assert (await Backup(source, copy).run()).kept >= first.objects - 3
+    assert await copies.faults(copy) == []
+    await Backup(copy, back).run()
+    assert await copies.faults(back) == []
+    assert await back.get("checkpoints/" + "a" * 64) == large
+    names = {info.path async for info in source.list("")} - {"format.json"}
+    assert {info.path async for info in back.list("")} - {"format.json"} == names

@@ -81,7 +81,7 @@ def test_rules_for_slides_are_read_back_as_they_were() -> None:
         ("manifest.json", {"labels": [{"name": "A", "kind": "organism"}] * 2}),
         ("labels.0.kind", {"labels": [{"name": "A", "kind": "animal"}]}),
         ("labels.0", {"labels": [{"name": "A", "kind": "background", "gram": "positive"}]}),
-        ("format", {"format": 2}),
+        ("format", {"format": "two"}),
         ("version", {"version": 0}),
         ("files.x.sha256", {"files": {"x": {"sha256": "A" * 64, "bytes": 1}}}),
         ("calibration.temperature", {"calibration": {"temperature": 0}}),
@@ -108,3 +108,10 @@ def test_what_is_no_manifest_is_ARTIFACT_CORRUPT(data: bytes) -> None:
 def test_a_manifest_is_frozen() -> None:
     with pytest.raises(ValidationError):
         Label(name="A", kind="organism").name = "B"
+
+
+def test_a_manifest_of_another_release_is_not_called_corrupt() -> None:
+    newer = json.loads(manifest().to_json()) | {"format": 2, "something": "new"}
+    with pytest.raises(ArtifactInvalid, match="another release") as caught:
+        ArtifactManifest.from_json(json.dumps(newer).encode())
+    assert caught.value.reason is Reason.MODEL_UNAVAILABLE

@@ -90,7 +90,7 @@ async def test_what_is_older_than_it_may_be_goes_from_S3_and_the_audit_record_st
     assert purged[1]["uploads"] == 2
     assert sum(one["audit"] for one in purged) > 0
     kept = {path.partition("/")[0] for path in await paths(stack)}
-    assert kept == {"models", "audit", "tombstones"}
+    assert kept == {"format.json", "models", "audit", "tombstones"}
     assert len(await paths(stack, "tombstones")) == 1
     assert f"slides/north/{free.sha256}" not in await paths(stack)
     verified = await verify(stack.objects)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from gramserve import sandbox
 from gramserve.cli.checks.finding import Finding, Health
-from gramserve.runtime.engines.cpu import cpu_flags
 from inference_svc.cpus import usable_cpus
 from inference_svc.memory import LEAST_BYTES, child_memory
 
@@ -50,7 +49,9 @@ def check_extras() -> list[Finding]:
 
 def check_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
     """How many CPUs a worker may use here, after affinity and quota, and how fast int8 can run on them."""
-    flags, usable, there = cpu_flags(cpuinfo), usable_cpus(), os.cpu_count() or 1
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
+    usable, there = usable_cpus(), os.cpu_count() or 1
     best = next((flag for flag in _INT8 if flag in flags), "")
     found = f"{usable} of {there} usable, {best or 'no int8 instructions'}"
     if best in _SLOW:
