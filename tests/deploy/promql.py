@@ -88,8 +88,9 @@ def shown() -> set[str]:
 
 
 def selectors(expr: str) -> set[str]:
-    """The series that a query selects by their labels."""
-    return set(re.findall(r"[a-zA-Z_:][\w:]*\{[^}]+\}", expr))
+    """What a query selects: names of series, each with its labels where it has some."""
+    labelled = set(re.findall(r"[a-zA-Z_:][\w:]*\{[^}]+\}", expr))
+    return labelled | (named(expr) - {selector.partition("{")[0] for selector in labelled})
 
 
 def named(expr: str) -> set[str]:

@@ -44,15 +44,17 @@ ALSO_TRUE = {
 async def test_every_query_of_every_panel_and_alert_finds_what_it_asks_for(tmp_path: Path) -> None:
     async with night(tmp_path / "night") as stack:
         await stack.passes()
-        await _every_panel_shows_data(stack)
+        found = await _every_panel_shows_data(stack)
         await _every_rule_is_well(stack)
-        await _every_rule_looks_at_series_that_are_there(stack)
+        found |= await _every_rule_looks_at_series_that_are_there(stack)
         await _what_went_wrong_is_told(stack)
         await _variables_and_marks_find_something(stack)
+    if os.environ.get("GRAMSERVE_TEST_DASHBOARDS") == "write":  # the figures of docs/dashboards.md
+        SEEN.write_text(json.dumps(found, indent=1) + "\n")
 
 
-async def _every_panel_shows_data(stack: Night) -> None:
-    """Each query, asked as Grafana asks, returns series with numbers, as soon as Prometheus has seen enough."""
+async def _every_panel_shows_data(stack: Night) -> dict[str, int]:
+    """How many series each query, asked as Grafana asks, returns once Prometheus has seen enough: never none."""
     found: dict[str, int] = {}
 
     async def all_answered() -> bool:
@@ -71,7 +73,7 @@ async def _every_panel_shows_data(stack: Night) -> None:
         await until(all_answered, 60, "every panel shows data")
     except AssertionError:
         raise AssertionError(f"panels without data: {_silent(found)}") from None
-    _write(found)
+    return found
 
 
 def _silent(found: dict[str, int]) -> list[str]:
@@ -86,30 +88,32 @@ def _silent(found: dict[str, int]) -> list[str]:
     return silent
 
 
-def _write(found: dict[str, int]) -> None:
-    """Keeps the figures of docs/dashboards.md when told to."""
-    if os.environ.get("GRAMSERVE_TEST_DASHBOARDS") == "write":
-        SEEN.write_text(json.dumps(found, indent=1) + "\n")
-
-
 async def _every_rule_is_well(stack: Night) -> None:
     evaluated = await stack.prometheus.rules()
     assert len(evaluated) == len(rules())
     assert [(rule["name"], rule.get("lastError")) for rule in evaluated if rule["health"] != "ok"] == []
 
 
-async def _every_rule_looks_at_series_that_are_there(stack: Night) -> None:
+async def _every_rule_looks_at_series_that_are_there(stack: Night) -> dict[str, int]:
+    """The series that each alert looks at, by their number."""
     names = await stack.prometheus.names()
+    found = {}
     for rule in rules():
         missing = named(rule["expr"]) - names - NEVER_SEEN - NOT_SHOWN_HERE
         assert missing == set(), rule
-        for selector in selectors(rule["expr"]):  # its labels have those values
-            assert await stack.prometheus.instant(selector) or CODES.search(selector), selector
+        series = 0
+        for selector in selectors(rule["expr"]):
+            selected = len(await stack.prometheus.instant(selector))
+            assert selected or CODES.search(selector) or named(selector) & (NEVER_SEEN | NOT_SHOWN_HERE), selector
+            series += selected
+        if "alert" in rule:
+            found[f"alerts/{rule['alert']}/{rule['labels']['severity']}"] = series
     assert recorded() - names == NEVER_SEEN
     shown = {spec.name for spec in SPECS if any(name.startswith(f"gramserve_{spec.name}") for name in names)}
     assert {f"gramserve_{spec.name}" for spec in SPECS if spec.name not in shown} <= {
         name.removesuffix("_total") for name in NOT_SHOWN_HERE
     }
+    return found
 
 
 async def _what_went_wrong_is_told(stack: Night) -> None:
