@@ -47,8 +47,6 @@ def connect(url: str, *, timeout_s: float = 2.0, tls: Tls | None = None) -> Redi
 def blocking_twin(redis: Redis) -> Redis:
     """A second client to the same server for reads that block: no socket timeout, the caller bounds each wait."""
     pool = redis.connection_pool
-    if isinstance(pool, MasterPool):
-        return _client(pool.twin(socket_timeout=None))
     options = {**pool.connection_kwargs, "socket_timeout": None}
     return _client(ConnectionPool(connection_class=pool.connection_class, **options))
 

@@ -71,7 +71,7 @@ class MasterPool(SentinelConnectionPool):
         else:
             for host, _port in url.sentinels:
                 tls.check_plain_connection("Redis Sentinel", host)
-        self._url, self._tls, self._options = url, tls, options
+        self._url, self._tls = url, tls
         bounded = {**options, "socket_timeout": options["socket_connect_timeout"]}
         to_sentinels = bounded | _encryption(url, tls, plain=Connection, encrypted=TlsConnection) | {**url.of_sentinels}
         to_redis = options | _encryption(url, tls, plain=SentinelManagedConnection, encrypted=_ManagedTlsConnection)
@@ -80,10 +80,6 @@ class MasterPool(SentinelConnectionPool):
             Redis.from_pool(ConnectionPool(host=host, port=port, **to_sentinels)) for host, port in url.sentinels
         ]
         super().__init__(url.service, sentinels, **to_redis, **url.redis)  # type: ignore[no-untyped-call]
-
-    def twin(self, **options: Any) -> MasterPool:
-        """Another pool to the same master, with other options."""
-        return MasterPool(self._url, self._tls, **{**self._options, **options})
 
     async def get_master_address(self) -> Any:
         """Host and port of the master; raises redis-py's MasterNotFoundError when no Sentinel names one."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gramserve.metrics import SPECS
 from tests.deploy.night import Night, night
@@ -49,8 +50,16 @@ async def test_every_query_of_every_panel_and_alert_finds_what_it_asks_for(tmp_p
         found |= await _every_rule_looks_at_series_that_are_there(stack)
         await _what_went_wrong_is_told(stack)
         await _variables_and_marks_find_something(stack)
+        await _workers_can_follow_the_queue(stack)
     if os.environ.get("GRAMSERVE_TEST_DASHBOARDS") == "write":  # the figures of docs/dashboards.md
         SEEN.write_text(json.dumps(found, indent=1) + "\n")
+
+
+async def _workers_can_follow_the_queue(stack: Night) -> None:
+    """Each query of KEDA's is one number."""
+    scaled = yaml.safe_load((ROOT / "deploy/kubernetes/components/keda/scaling.yaml").read_text())
+    for trigger in scaled["spec"]["triggers"]:
+        assert len(await stack.prometheus.instant(trigger["metadata"]["query"])) == 1, trigger["name"]
 
 
 async def _every_panel_shows_data(stack: Night) -> dict[str, int]:

@@ -14,10 +14,11 @@ from gramserve.queue import Lease, connect
 from gramserve.queue.sentinel import SentinelUrl
 from gramserve.tls.options import TlsOptions
 from gramserve.tls.service import Tls
+from tests.doors.laboratory import Laboratory
 from tests.faults import harness
 from tests.faults.checker import inspect
 from tests.queue.lane import Lane
-from tests.sentinels import watched_redis
+from tests.sentinels import encrypted_redis, watched_redis
 from tests.services import ServerKind
 from tests.waiting import until
 
@@ -45,6 +46,7 @@ async def test_I11_the_queue_goes_on_with_the_replica_that_becomes_the_master(ki
         again = await until(leased, 60, "a slide is leased from the new master")
         assert await redis.master() == second
         assert [found.index for found in again] == [1]
+        await lane.queue.wait_events("lab/b", 0, 60)  # its other connection has found the new master, too
         assert (await lane.queue.complete(lease, "w1", "SUCCEEDED")).accepted, "its lease was known to the replica"
 
         # What was the master comes back and takes itself for it still, until a Sentinel tells it otherwise.
@@ -78,6 +80,24 @@ async def test_a_sentinel_that_is_gone_is_passed_over(kind: ServerKind, tmp_path
         assert caught.value.reason is Reason.QUEUE_UNAVAILABLE
         assert "127.0.0.1" not in caught.value.message
         await lane.queue.aclose()
+
+
+async def test_sentinels_and_redis_are_spoken_to_by_TLS_with_our_certificate(kind: ServerKind, tmp_path: Path) -> None:
+    if kind == "bundled":
+        pytest.skip("the bundled redis-server is built without TLS")
+    laboratory = Laboratory(tmp_path / "certs")
+    async with encrypted_redis(tmp_path / "redis", laboratory) as url:
+        for known in ("client", ""):
+            async with aclosing(connect(url, tls=Tls(laboratory.calling(known)))) as client:
+                lane = Lane(client)
+                if known:
+                    await lane.fill("lab/b", 2)
+                    assert (await lane.lease_one()).index == 0
+                    await lane.queue.wait_events("lab/b", 0, 5)
+                else:
+                    with pytest.raises(Unavailable):
+                        await lane.queue.depth()
+                await lane.queue.aclose()
 
 
 async def test_I1_services_go_on_with_the_new_master_and_no_slide_is_lost(tmp_path: Path) -> None:
