@@ -295,10 +295,6 @@ class Queue:
         """`events`, as soon as there is one; none after `timeout_s`. One round trip."""
         return _events(await self._read(f"{self._tag}:events:{batch}", f"{after}-0", timeout_s, limit))
 
-    async def wait_events(self, batch: str, after: int, timeout_s: float) -> None:
-        """Returns as soon as the batch has an event above `after`, at the latest after `timeout_s`."""
-        await self._read(f"{self._tag}:events:{batch}", f"{after}-0", timeout_s)
-
     async def wait_ready(self, timeout_s: float) -> None:
         """Returns when a slide became ready since the last call, at the latest after `timeout_s`. A hint for idlers.
 
