@@ -33,7 +33,7 @@ from gramserve.queue.states import (
     Snapshot,
 )
 
-CHUNK = 1000  # slides a script call: a few milliseconds in which Redis serves nobody else
+CHUNK = 250  # slides a script call: half a millisecond in which Redis serves nobody else, and little memory at once
 SWEEP = 100  # leases a sweep takes back at most
 LEASE_FIELDS = 11
 MAX_INDEX = 999_999  # entries of a batch sort by their six digits
