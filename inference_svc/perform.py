@@ -46,7 +46,7 @@ from inference_svc.whole import TooLargeForOne, WholeSlides, combine, finished
 class Performer:
     """Does one piece of work after the other; `send` takes what the worker must hear besides their ends.
 
-    `between` is called between two batches of a slide's tiles, and may call `do`; the slide's times leave that out.
+    `between` is called before each batch of a slide's tiles, and may call `do`; the slide's times leave that out.
     `waiting` says whether the worker has sent more; a shadow gives way to it. `objects` are those of the store, where
     this process cannot open it by itself.
     """

@@ -52,7 +52,7 @@ class RunSlide:
     """Run one slide with the artifact `version` ("models/m/versions/3") whose manifest has SHA-256 `digest`.
 
     Of a whole slide that was divided into `shards` parts only part `shard` (from 0), as `Divide.blob` says. `urgent`
-    work overtakes what waits, and interrupts what runs between two batches of its tiles. `reuse` is where the call of
+    work overtakes what waits, and interrupts what runs before any batch of its tiles. `reuse` is where the call of
     the same pixels would be, see `gramserve.store.reuse`; "" to run it in any case. It is not begun after `deadline_s`
     (None: whenever), by the monotonic clock, which all processes of a machine share (I12).
     """

@@ -68,7 +68,7 @@ class WholeSlides:
         return opened
 
     def read(self, work: RunSlide, artifact: LoadedArtifact, *, between: Callable[[], None] = lambda: None) -> Part:
-        """The readings of the part that `work` names; `between` is called between two batches of tiles.
+        """The readings of the part that `work` names; `between` is called before each batch of tiles.
 
         Raises what opening and reading it raise.
         """

@@ -78,7 +78,7 @@ class Classifier:
     ) -> Readings:
         """What the engine says of the tiles of `fields`, taken one after the other: see `preprocess.tile_batches`.
 
-        `part`: of a whole slide only this. `between` is called between two batches of tiles: other work may be done
+        `part`: of a whole slide only this. `between` is called before each batch of tiles: other work may be done
         there.
         Raises SlideFailed: IMAGE_TOO_SMALL, ENGINE_FAILED, OUT_OF_MEMORY, and whatever producing `fields` raises.
         """
@@ -88,8 +88,7 @@ class Classifier:
         quality: list[NDArray[np.float32]] = []
         inference_s = 0.0
         for batch in tile_batches(fields, contract.preprocessing, self._batch_tiles, part=part):
-            if places:
-                between()
+            between()
             start = self._clock()
             logits.append(self.engine.run(batch.tiles))
             inference_s += self._clock() - start

@@ -49,7 +49,7 @@ async def test_an_unreachable_redis_is_unavailable_whatever_the_call(url: str) -
             queue.lease("w1", 1, idle=True),
             queue.snapshot("lab/b"),
             queue.events("lab/b", 0),
-            queue.wait_events("lab/b", 0, 0.1),
+            queue.next_events("lab/b", 0, 1, 0.1),
             queue.wait_ready(0.1),
             queue.drained(),
             queue.depth(),
@@ -104,7 +104,7 @@ async def test_I11_a_client_outlives_its_redis(kind: ServerKind, tmp_path: Path)
         lane = Lane(client)
         await lane.fill("lab/b", 3)
         lease = await lane.lease_one()
-        waiting = asyncio.create_task(lane.queue.wait_events("lab/b", 99, 60))
+        waiting = asyncio.create_task(lane.queue.next_events("lab/b", 99, 1, 60))
         await lane.queue.renew("w1", [lease])
         await kill_9(server)
         with pytest.raises(Unavailable):

@@ -48,8 +48,8 @@ async def test_a_watch_resumes_after_a_sequence_without_gap_or_repeat(lane: Lane
 async def test_waiting_for_events_ends_with_the_next_one(lane: Lane, queue: Queue) -> None:
     await lane.fill("lab/b", 1)
     last = (await lane.snapshot("lab/b")).last_sequence
-    await queue.wait_events("lab/b", 0, 60)  # there are some already
-    waiting = [asyncio.create_task(queue.wait_events("lab/b", last, 60)) for _ in range(3)]
+    await queue.next_events("lab/b", 0, 1, 60)  # there are some already
+    waiting = [asyncio.create_task(queue.next_events("lab/b", last, 1, 60)) for _ in range(3)]
     await lane.lease_one()
     await asyncio.wait_for(asyncio.gather(*waiting), 10)
 
@@ -68,19 +68,19 @@ async def test_the_next_events_come_with_the_answer_that_was_waited_for(lane: La
 
 async def test_waiting_for_events_ends_in_time_without_one(lane: Lane, queue: Queue) -> None:
     await lane.fill("lab/b", 1)
-    await asyncio.wait_for(queue.wait_events("lab/b", 10, 0.05), 10)
-    await asyncio.wait_for(queue.wait_events("lab/unknown", 0, 0.05), 10)
+    await asyncio.wait_for(queue.next_events("lab/b", 10, 1, 0.05), 10)
+    await asyncio.wait_for(queue.next_events("lab/unknown", 0, 1, 0.05), 10)
 
 
 async def test_a_watcher_that_leaves_breaks_nothing(lane: Lane, queue: Queue) -> None:
     await lane.fill("lab/b", 1)
     for _ in range(3):
-        waiting = asyncio.create_task(queue.wait_events("lab/b", 10, 60))
+        waiting = asyncio.create_task(queue.next_events("lab/b", 10, 1, 60))
         await asyncio.wait([waiting], timeout=0.02)
         waiting.cancel()
         await asyncio.wait([waiting])
         assert waiting.cancelled()
-    await queue.wait_events("lab/b", 0, 60)
+    await queue.next_events("lab/b", 0, 1, 60)
 
 
 async def test_an_idle_worker_wakes_when_something_becomes_ready(lane: Lane, queue: Queue) -> None:

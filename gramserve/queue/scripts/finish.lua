@@ -31,7 +31,7 @@ while slides > tonumber(ARGV[5]) and redis.call('LLEN', ENDED) > 1 do
   local total, other = string.match(redis.call('LPOP', ENDED), '^(%d+) (.*)$')
   slides = redis.call('DECRBY', ENDED_SLIDES, total)
   local old = other ~= name and batch_of(other)
-  if old and old.finished ~= '' then forget_after(other, 5000) end
+  if old and old.finished ~= '' then forget_after(other, 1000) end
 end
 redis.call('PEXPIRE', ENDED, ARGV[3])
 redis.call('PEXPIRE', ENDED_SLIDES, ARGV[3])
