@@ -102,7 +102,7 @@ class App:
 
         self._objects = open_store(settings.store_url)
         self.contact = Contact(metrics=self.metrics, clock=clock, jitter=jitter)
-        self.storage = Storage(self._objects.probe, self._wake)
+        self.storage = Storage(self._objects.probe, self._wake, clock=clock)
         self.held = Held(self._wake)
         children = settings.children or usable_cpus()
         child_settings = ChildSettings(

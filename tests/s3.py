@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,7 +15,7 @@ import tempfile
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ class S3Server:
         self.folder = folder
         self.port, *self._others = _free_ports(8)
         self._process: subprocess.Popen[bytes] | None = None
+        self._has_bucket = False
 
     @property
     def environment(self) -> dict[str, str]:
@@ -97,9 +99,12 @@ class S3Server:
                 left.unlink(missing_ok=True)
 
     def _make_bucket(self) -> None:
-        """A bucket is a folder to the server itself."""
+        """A bucket is a folder to the server itself; after the first start it is there."""
+        if self._has_bucket:
+            return
         folder = urllib.request.Request(f"http://127.0.0.1:{self._others[4]}/buckets/{BUCKET}/", method="POST")
         urllib.request.urlopen(folder, timeout=5.0).close()
+        self._has_bucket = True
 
     def _words(self) -> list[str]:
         master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3_grpc = self._others
@@ -166,6 +171,13 @@ def _binary() -> Path:
 
 
 def _free_ports(count: int) -> list[int]:
+    """Below those that the system gives to connections: one that is free now is free after a kill, too."""
     with ExitStack() as open_:
-        held = [open_.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in held]
+        held: list[int] = []
+        for port in random.sample(range(15_000, 32_000), 100 * count):
+            with suppress(OSError):
+                open_.enter_context(socket.create_server(("127.0.0.1", port)))
+                held.append(port)
+            if len(held) == count:
+                return held
+    raise AssertionError("there are no free ports")
