@@ -22,7 +22,7 @@ from gramserve.store.faults import ObjectMissing, full, typed, unavailable
 from gramserve.store.objects import ObjectStore
 from inference_svc.protocol import RunShadow, RunSlide, Work
 
-PART_BYTES = 8 * 2**20
+PART_BYTES = 4 * 2**20
 """What is fetched by one request: each has its own time, so a slide of gigabytes may take as long as it takes."""
 
 MOST_AT_ONCE = 4

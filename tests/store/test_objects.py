@@ -45,6 +45,7 @@ async def test_an_object_can_be_opened_as_a_file_that_leaves_nothing_behind(obje
     assert await paths(objects, "a") == ["a/b"]
 
 
+@pytest.mark.slow
 async def test_I2_of_fifty_concurrent_creators_one_wins_and_its_bytes_stay(objects: ObjectStore) -> None:
     made = await asyncio.gather(*(objects.create("a/b", f"creator {n}".encode()) for n in range(50)))
     assert sum(made) == 1
