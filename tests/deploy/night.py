@@ -133,7 +133,7 @@ class Night:
         runs = self.hooks / f"runs-{held.images[0].sha256}"
         await until(lambda: runs.exists() and runs.read_text().count("\n") >= WORKERS, 60, "children are held up")
         late = await self.client.create_batch(
-            [_named(held, f"late-{n}") for n in range(3)], model="models/gram", deliver_by=_in(seconds=2)
+            [_named(held, f"late-{n}") for n in range(3)], model="models/gram", deliver_by=_in(seconds=4)
         )
         dropped = await self.client.create_batch([_named(held, f"dropped-{n}") for n in range(3)], model="models/gram")
         await self.client.cancel_batch(dropped.name)

@@ -70,7 +70,7 @@ async def _every_panel_shows_data(stack: Night) -> dict[str, int]:
         return not _silent(found)
 
     try:
-        await until(all_answered, 60, "every panel shows data")
+        await until(all_answered, 120, "every panel shows data")
     except AssertionError:
         raise AssertionError(f"panels without data: {_silent(found)}") from None
     return found
