@@ -76,11 +76,19 @@ class Watched:
                 async with aclosing(self._sentinel(other)) as sentinel:
                     await sentinel.sentinel_set(SERVICE, "down-after-milliseconds", HASTY_MS)
 
-    async def master(self) -> int:
-        """The port of the server that the Sentinels name now."""
-        async with aclosing(self._sentinel(self.sentinels[-1])) as sentinel:
-            _host, port = await sentinel.sentinel_get_master_addr_by_name(SERVICE)
-        return int(port)
+    async def names(self, port: int) -> None:
+        """Returns when every Sentinel that runs names the server of this port as the master."""
+
+        async def all_do() -> bool:
+            for sentinel_port in self.sentinels:
+                if sentinel_port in self._processes:
+                    async with aclosing(self._sentinel(sentinel_port)) as sentinel:
+                        _host, found = await sentinel.sentinel_get_master_addr_by_name(SERVICE)
+                    if int(found) != port:
+                        return False
+            return True
+
+        await until(all_do, 60, f"the Sentinels name {port} as the master")
 
     async def stop(self) -> None:
         """Nothing of it is left."""
