@@ -319,8 +319,8 @@ class Queue:
         return {name: int(value) for name, value in found.items()}
 
     async def server(self) -> Server:
-        """Which Redis this is, since when, and what time it is there; also the cheapest proof of contact."""
-        return await safety.server(self._redis)
+        """Which Redis this is, since when, and its time; a proof of contact. `Unsafe` for a lane of another release."""
+        return await safety.server(self._redis, self.lane)
 
     async def check_safe(self, *, allow_volatile: bool) -> None:
         """Raises `Unsafe(UNSAFE_REDIS)` for a Redis unfit for this queue: see `safety.check` (I15)."""

@@ -15,8 +15,10 @@ from gramserve.queue.states import Server
 OLDEST = (6, 2)
 
 
-async def server(redis: Redis) -> Server:
-    """Which Redis process this is, its uptime and its clock, in seconds."""
+async def server(redis: Redis, lane: str = "") -> Server:
+    """Which Redis process this is, its uptime and its clock, in seconds; raises as `check_format` for a `lane`."""
+    if lane:
+        await check_format(redis, lane)
     with translated():
         facts: dict[str, Any] = await redis.info("server")
         seconds, microseconds = await cast("Any", redis.time())

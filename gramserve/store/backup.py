@@ -89,8 +89,7 @@ class Backup:
         elif kind in {"models", "optimizations"}:
             await self._copy_committed(kind)
         else:
-            for folder in await self._source.folders(kind) or [""]:
-                await self._copy_folder(f"{kind}/{folder}".rstrip("/"))
+            await self._copy_folder(kind)
 
     async def _copy_batch(self, folder: str) -> None:
         """A batch as it stood after its last end that was there at the first look."""
@@ -127,14 +126,21 @@ class Backup:
         await self._copy([info async for info in self._source.list("audit") if info.path.count("/") == 1], have)
 
     async def _copy_folder(self, folder: str) -> None:
-        have = await self._have(folder)
+        """All objects below a folder, of which there may be millions: both listings are walked side by side."""
+        there = aiter(self._target.list(folder))
+        at = await anext(there, None)
         some: list[ObjectInfo] = []
         async for info in self._source.list(folder):
+            while at is not None and at.path < info.path:
+                at = await anext(there, None)
+            if at is not None and (at.path, at.size) == (info.path, info.size) and not _changes(info.path):
+                self._kept += 1
+                continue
             some.append(info)
             if len(some) == _TOGETHER:
-                await self._copy(some, have)
+                await self._copy(some, {})
                 some = []
-        await self._copy(some, have)
+        await self._copy(some, {})
 
     async def _have(self, folder: str) -> Mapping[str, int]:
         return {info.path: info.size async for info in self._target.list(folder)}
@@ -194,8 +200,9 @@ def _moves(path: str) -> bool:
 
 
 def _changes(path: str) -> bool:
-    """Whether an object of this name can be replaced, and so may differ from the copy that was made before."""
-    return path.endswith(("/progress.json", "/trials.json", "/manifest.sig", "audit/start.json"))
+    """Whether an object of this name can be replaced, as far as is known, and so may differ from an earlier copy."""
+    known = path.partition("/")[0] in {*_ORDER, *_LAST}
+    return not known or path.endswith(("/progress.json", "/trials.json", "/manifest.sig", "audit/start.json"))
 
 
 def _round(name: str) -> int | None:

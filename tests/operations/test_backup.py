@@ -209,16 +209,37 @@ async def test_a_second_copy_takes_only_what_is_new(tmp_path: Path) -> None:
     assert await Registry(copy).alias("m", "other") is not None
 
 
+async def test_two_large_folders_are_compared_name_by_name(tmp_path: Path) -> None:
+    source, copy = LocalObjects(tmp_path / "store"), LocalObjects(tmp_path / "copy")
+    names = [f"slides/{lab}/{number:04d}" for number in range(300) for lab in ("a", "a-b", "b")]
+    await source.create_many([(name, name.encode()) for name in names[::2]])
+    await Backup(source, copy).run()
+    await source.create_many([(name, name.encode()) for name in names])
+    copied = await Backup(source, copy).run()
+    assert (copied.objects, copied.kept) == (len(names) / 2, len(names) / 2)
+    assert [info.path async for info in copy.list("")] == sorted([*names, "format.json"])
+
+
+async def test_what_another_part_or_release_keeps_in_the_store_is_copied_too_and_anew(tmp_path: Path) -> None:
+    source, copy = LocalObjects(tmp_path / "store"), LocalObjects(tmp_path / "copy")
+    for night in (b"first", b"other"):
+        await source.put("reports/last.html", night)
+        await source.put("reports/2026/1.html", night)
+        await Backup(source, copy).run()
+        assert await copy.get("reports/last.html") == await copy.get("reports/2026/1.html") == night
+
+
 async def test_no_service_starts_on_a_copy_that_was_broken_off(tmp_path: Path) -> None:
     source, copy = LocalObjects(tmp_path / "store"), LocalObjects(tmp_path / "copy")
     async for _ in World(source).steps():
         pass
 
     class Breaking(Moving):
-        async def folders(self, prefix: str) -> Sequence[str]:
+        async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
             if prefix == "slides":
                 raise Unavailable(Reason.STORE_UNAVAILABLE, "the store cannot be reached")
-            return await super().folders(prefix)
+            async for info in super().list(prefix, after=after):
+                yield info
 
     broken: Any = Breaking(source, World(source).steps(nights=0), random.Random(0))
     with pytest.raises(Unavailable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import pytest
 from gramserve.access.editing import AccessEditor
 from gramserve.access.file import PrincipalEntry
 from gramserve.access.principal import Role
+from gramserve.metrics import Metrics
 from gramserve.tls.authority import Authority
+from gramserve.tls.options import TlsOptions
+from gramserve.tls.service import Tls
 from tests.operations.doctor import Said, doctor
 
 NOW = datetime.now(UTC)
@@ -97,3 +101,20 @@ async def test_an_access_file_that_others_may_write(
     said = await look(tmp_path, environment)
     assert (said.code, said.health("access")) == (1, "failed")
     assert "chmod" in said.found("access")
+
+
+async def test_a_running_service_is_asked_over_tls_and_only_as_who_it_says_it_is(tmp_path: Path) -> None:
+    files = certificates(tmp_path)
+    options = TlsOptions(cert_file=files["GRAMSERVE_TLS_CERT_FILE"], key_file=files["GRAMSERVE_TLS_KEY_FILE"])
+    metrics = Metrics()
+    try:
+        port = metrics.serve("127.0.0.1", 0, tls=Tls(options))
+        url = f"https://localhost:{port}/metrics"
+        ca = {"GRAMSERVE_TLS_CA_FILE": files["GRAMSERVE_TLS_CLIENT_CA_FILE"]}
+        said = await doctor(tmp_path, "--peer", url, environment=ca)
+        assert said.found(f"service at {url}") == f"gramserve {version('gramserve')}, as here"
+        assert said.health(f"clock of {url}") == "ok"
+        said = await doctor(tmp_path, "--peer", url)  # the CAs of the system do not know it
+        assert (said.code, said.health(f"service at {url}")) == (1, "failed")
+    finally:
+        metrics.close()

@@ -27,9 +27,9 @@ ONE_CPU = "import os; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1
 NO_LANDLOCK = """
 from gramserve.sandbox import seccomp
 seccomp.numbers().calls["landlock"] = 444
-seccomp.NEVER = ()
+seccomp.NEVER = seccomp.NETWORK = ()
 seccomp.ABSENT = ("landlock",)
-seccomp.filter_calls(network=True)
+seccomp.filter_calls()
 """
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gramserve.queue.format import FORMAT
+from gramserve.v1.slide_batch_pb2 import Image, SlideSource
 from tests.faults import checker
 from tests.faults.harness import STATE, Service, Site, free_port
 from tests.faults.test_kills import outcomes
@@ -96,18 +97,21 @@ async def test_I15_releases_that_keep_the_queue_otherwise_refuse_each_other_and_
         assert "another release" in _last(refused)
         assert "FLUSHDB" in _last(refused)
 
-    # The other way round: the newer one has emptied Redis and begun; the older worker, still running, must not go on.
-    await gateway.term()
-    held = site.picture("ok")
+    # The other way round: Redis was emptied and the newer one has begun; what still runs of the older must not go on.
     await site.redis_client.flushdb()
-    await site.gateway(**newer.options)
-    name = await site.create([held])
+    takes_over = await site.gateway(listen="127.0.0.1:0", **newer.options)
+    client, image = site.client(takes_over.port), site.picture("ok")
+    batch = await client.create_batch([SlideSource(slide_id="S", images=[Image(content=image)])], model="models/gram")
     assert await worker.ended() == 2
     assert "another release" in _last(worker)
-    assert not site.runs(held)
+    assert not site.runs(image)
+    await gateway.logged("not serving")
     await site.worker(**newer.options)
-    (batch,) = await site.ended(name)
-    assert batch.state == STATE.STATE_SUCCEEDED
+
+    async def succeeded() -> bool:
+        return (await client.get_batch(batch.name)).state == STATE.STATE_SUCCEEDED
+
+    await until(succeeded, 60)
 
 
 async def test_I15_a_store_of_another_release_is_refused_by_every_service(site: Site) -> None:

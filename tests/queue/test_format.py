@@ -27,10 +27,11 @@ async def test_the_first_batch_gives_a_lane_the_format_of_its_release(lane: Lane
     "call",
     [
         lambda lane: lane.queue.check_safe(allow_volatile=False),
+        lambda lane: lane.queue.server(),
         lambda lane: lane.open("lab/c", 1),
         lambda lane: lane.queue.lease("w1", 1, idle=True),
     ],
-    ids=["start", "open", "lease"],
+    ids=["start", "look", "open", "lease"],
 )
 async def test_I15_a_lane_of_another_format_is_refused_before_anything_changes(
     call: Call, lane: Lane, queue: Queue
