@@ -214,7 +214,7 @@ class Metrics:
         for spec in SPECS:
             if spec.kind != "gauge":
                 self._metric(spec.name, spec.kind)
-        self.set("build_info", 1, version=_version())
+        self.set("build_info", 1, version=installed_version())
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
         """Add `amount` to a counter of SPECS."""
@@ -305,8 +305,8 @@ class _Followed(Collector):
             yield family(f"gramserve_{self._spec.name}", self._spec.help, value=value)
 
 
-def _version() -> str:
-    """The version of gramserve as it was installed."""
+def installed_version() -> str:
+    """The version of gramserve, as it was installed."""
     try:
         return version("gramserve")
     except PackageNotFoundError:

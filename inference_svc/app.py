@@ -222,6 +222,7 @@ class App:
             access=access,
             limits=call_limits(settings),
             refused=self._refusals.note,
+            tracer=self._tracer,
         )
         self._health = Health(self._can_consume, self._announce)
 

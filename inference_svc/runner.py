@@ -144,7 +144,6 @@ class Runner:
         match ending:
             case Finished():
                 await self._succeed(slide, ending, began_s, reuse)
-                self._served.called(work.version, ending)
                 self._handed_over(slide, work, ending)
             case Failed():
                 await self._failed(slide, ending, began_s)
@@ -196,6 +195,8 @@ class Runner:
         for stage, seconds in ending.stages.items():
             self._metrics.observe("slide_stage_seconds", seconds, stage=stage)
         await self._record(slide, outcome, began_s, keep="" if ending.reused else reuse)
+        if not slide.gone():  # else somebody else runs it, and counts it
+            self._served.called(slide.lease.version, ending)
 
     async def _failed(self, slide: Slide, ending: Failed, began_s: float) -> None:
         reason = Reason(ending.reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-from panels import ANY_IS_BAD, CALM, Thresholds, bars, board, choice, clouds, lines, number, rows
+from panels import ANY_IS_BAD, CALM, Thresholds, bars, board, choice, clouds, count, lines, number, rows
 
 THESE = '{model=~"$model"}'
 HOUR = f"sum by (model, version, le) (increase(gramserve_call_confidence_bucket{THESE}[1h]))"
@@ -187,11 +187,10 @@ def models() -> dashboard.Dashboard:
         )
     )
     page.with_panel(
-        number(
+        count(
             "Calls reused",
             "Slides in the time shown that got the call of the same pixels, made before.",
             "sum(increase(gramserve_slides_reused_total[$__range]))",
-            "short",
             CALM,
             span=6,
         )

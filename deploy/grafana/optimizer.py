@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-from panels import CALM, bars, board, lines, number, rows
+from panels import CALM, bars, board, count, lines, number, rows
 
 OPTIMIZER = '{job="optimizer"}'
 
@@ -27,11 +27,10 @@ def optimizer() -> dashboard.Dashboard:
     )
     for title, state, bad in (("Accepted", "SUCCEEDED", False), ("Failed", "FAILED", True)):
         page.with_panel(
-            number(
+            count(
                 title,
                 "Optimizations that ended so in the time shown.",
                 f'sum(increase(gramserve_optimizations_finished_total{{state="{state}"}}[$__range])) or vector(0)',
-                "short",
                 ((1, "yellow"), (5, "red")) if bad else CALM,
                 span=6,
             )

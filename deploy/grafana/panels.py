@@ -43,6 +43,11 @@ def number(title: str, description: str, expr: str, unit: str, thresholds: Thres
     )
 
 
+def count(title: str, description: str, expr: str, thresholds: Thresholds, *, span: int = 3) -> Panel:
+    """How many in the time shown: a whole number, though Prometheus extrapolates to the edges of that time."""
+    return number(title, description, f"round({expr})", "short", thresholds, span=span)
+
+
 def lines(
     title: str,
     description: str,
@@ -187,7 +192,7 @@ def _over_time(
         .description(description)
         .datasource(SOURCE)
         .unit(unit)
-        .min(0)
+        .axis_soft_min(0)
         .thresholds(_steps(thresholds))
         .show_points(kinds.VisibilityMode.NEVER)
         .legend(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-from panels import ANY_IS_BAD, CALM, bars, board, lines, number, rows
+from panels import ANY_IS_BAD, CALM, bars, board, count, lines, number, rows
 
 FINISHED = "gramserve_slides_finished_total"
 ENDED = "gramserve_slides_ended_total"
@@ -13,42 +13,43 @@ FAILED = f'increase({{__name__=~"{FINISHED}|{ENDED}", state="FAILED"}}[$__range]
 
 def tonight() -> dashboard.Dashboard:
     """The dashboard that an operator leaves open."""
-    night = board("Tonight", "gramserve-tonight", "Whether tonight's slides will be done in time.", "now-14h")
+    night = board(
+        "Tonight",
+        "gramserve-tonight",
+        "Whether tonight's slides will be done in time. The night report counts exactly; this is what Prometheus saw.",
+        "now-14h",
+    )
     night.with_row(dashboard.Row("Will it finish?"))
     night.with_panel(
-        number(
+        count(
             "Accepted",
             "Slides accepted in the time shown, those that a retry put back included.",
             "sum(increase(gramserve_slides_accepted_total[$__range]))"
             " + (sum(increase(gramserve_slides_resubmitted_total[$__range])) or vector(0))",
-            "short",
             CALM,
         )
     )
     night.with_panel(
-        number(
+        count(
             "Succeeded",
             "Slides that got a call in the time shown.",
             f'sum(increase({FINISHED}{{state="SUCCEEDED"}}[$__range]))',
-            "short",
             CALM,
         )
     )
     night.with_panel(
-        number(
+        count(
             "Failed",
             "Slides that failed in the time shown, for whatever reason.",
             f"sum({FAILED})",
-            "short",
             ((1, "yellow"), (50, "red")),
         )
     )
     night.with_panel(
-        number(
+        count(
             "Expired or cancelled",
             "Slides whose due time passed before they began, or that were cancelled, in the time shown.",
             f'sum(increase({ENDED}{{state=~"EXPIRED|CANCELLED"}}[$__range]))',
-            "short",
             ((1, "yellow"), (50, "red")),
         )
     )
@@ -183,11 +184,10 @@ def tonight() -> dashboard.Dashboard:
         )
     )
     night.with_panel(
-        number(
+        count(
             "Quarantined",
             "Slides given up after crashing three processes, in the time shown.",
             "sum(increase(gramserve_slides_quarantined_total[$__range]))",
-            "short",
             ANY_IS_BAD,
             span=12,
         )

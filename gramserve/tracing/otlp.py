@@ -6,7 +6,6 @@ import logging
 import re
 import threading
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import grpc
@@ -29,6 +28,7 @@ from opentelemetry.trace import Tracer as OtelTracer
 
 from gramserve import log
 from gramserve.errors import Reason, Unsafe
+from gramserve.metrics import installed_version
 from gramserve.tracing import NOTHING, Span
 
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -55,7 +55,7 @@ class OtlpTracer:
         )
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(share)),
-            resource=Resource({"service.name": service, "service.version": _version()}),
+            resource=Resource({"service.name": service, "service.version": installed_version()}),
             shutdown_on_exit=False,
         )
         self._processor = BatchSpanProcessor(_SaysOnce(exporter), max_queue_size=_MOST_WAITING)
@@ -163,10 +163,3 @@ def _read(ca_file: str) -> bytes | None:
         return Path(ca_file).read_bytes() if ca_file else None
     except OSError:
         raise Unsafe(Reason.INVALID_SETTINGS, "the file of GRAMSERVE_TLS_CA_FILE cannot be read") from None
-
-
-def _version() -> str:
-    try:
-        return version("gramserve")
-    except PackageNotFoundError:
-        return "not installed"

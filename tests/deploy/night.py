@@ -19,6 +19,7 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
+from gramserve.access.principal import Role
 from gramserve.client import GramserveClient
 from gramserve.oip.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from gramserve.queue import connect
@@ -33,7 +34,8 @@ from gramserve.v1.slide_batch_pb2 import SlideBatch, SlideSource
 from optimizer_svc.app import App
 from optimizer_svc.settings import OptimizerSettings
 from tests.artifacts import COLOURS, coloured_file, publish_tiny
-from tests.deploy.prometheus import Prometheus, scraping
+from tests.deploy.prometheus import Prometheus, require, scraping
+from tests.doors.callers import Callers
 from tests.e2e.running import Up
 from tests.inference.hooks import FOLDER
 from tests.inference.oip import tile_request, tiles_of
@@ -61,6 +63,7 @@ class Night:
     optimizer: Caller
     prometheus: Prometheus
     tls: TlsOptions
+    token_file: str
     since: float
 
     async def passes(self) -> None:
@@ -105,7 +108,7 @@ class Night:
         return await self.prometheus.value('sum(gramserve_slide_seconds_count{priority="STAT"})') >= count
 
     async def _inference_requests(self) -> None:
-        async with open_channel(self.up.address("worker-1"), tls=self.tls) as channel:
+        async with open_channel(self.up.address("worker-1"), tls=self.tls, token_file=self.token_file) as channel:
             stub = GRPCInferenceServiceStub(channel)
 
             async def answered() -> bool:
@@ -133,7 +136,7 @@ class Night:
         runs = self.hooks / f"runs-{held.images[0].sha256}"
         await until(lambda: runs.exists() and runs.read_text().count("\n") >= WORKERS, 60, "children are held up")
         late = await self.client.create_batch(
-            [_named(held, f"late-{n}") for n in range(3)], model="models/gram", deliver_by=_in(seconds=2)
+            [_named(held, f"late-{n}") for n in range(3)], model="models/gram", deliver_by=_in(seconds=4)
         )
         dropped = await self.client.create_batch([_named(held, f"dropped-{n}") for n in range(3)], model="models/gram")
         await self.client.cancel_batch(dropped.name)
@@ -149,15 +152,19 @@ class Night:
 
 @asynccontextmanager
 async def night(folder: Path) -> AsyncIterator[Night]:
-    """A gateway, two workers and an optimizer whose search is a script, all with TLS, and a Prometheus that knows them.
+    """A gateway, two workers and an optimizer whose search is a script, all with TLS and tokens, and a Prometheus.
 
     Redis has a limit of memory, and a second version runs in the shadow of the first.
     """
+    require()
     folder.mkdir()
     authority = Authority.create(folder / "certs")
     for service in SERVICES:
         authority.issue(service, hosts=(service, "localhost", "127.0.0.1"))
     tls = TlsOptions(ca_file=str(folder / "certs" / "ca.pem"))
+    callers = Callers(folder)
+    token_file = str(folder / "token")
+    Path(token_file).write_text(callers.add("everybody", Role, ["*"]))
     hooks = folder / "hooks"
     hooks.mkdir()
     registry = Registry(open_store(str(folder / "up" / "store")))
@@ -172,6 +179,7 @@ async def night(folder: Path) -> AsyncIterator[Night]:
         *("--metrics-port", str(first), "--tls-dir", str(folder / "certs")),
         environment={
             FOLDER: str(hooks),
+            "GRAMSERVE_ACCESS_FILE": str(callers.path),
             "GRAMSERVE_TEST_CHILD_HOOK": "tests.inference.hooks:obey",
             "GRAMSERVE_WORKER_STOP_GRACE_S": "1",
             "GRAMSERVE_WORKER_RETRY_DELAY_S": "0.2",
@@ -193,8 +201,8 @@ async def night(folder: Path) -> AsyncIterator[Night]:
         await app.start()
         try:
             async with (
-                open_channel(f"127.0.0.1:{app.port}", tls=tls) as channel,
-                GramserveClient(up.address("gateway"), tls=tls) as client,
+                open_channel(f"127.0.0.1:{app.port}", tls=tls, token_file=token_file) as channel,
+                GramserveClient(up.address("gateway"), tls=tls, token_file=token_file) as client,
                 scraping(folder / "prometheus", ports, folder / "certs" / "ca.pem", shorter=SHORTER) as prometheus,
             ):
 
@@ -203,7 +211,7 @@ async def night(folder: Path) -> AsyncIterator[Night]:
 
                 since = datetime.now(UTC).timestamp()
                 await until(all_are_up, 60, "Prometheus scrapes everything")
-                yield Night(up, hooks, client, Caller(app, channel), prometheus, tls, since)
+                yield Night(up, hooks, client, Caller(app, channel), prometheus, tls, token_file, since)
         finally:
             await app.stop()
     finally:
@@ -219,6 +227,7 @@ def _optimizer(folder: Path, redis_url: str, metrics_port: int) -> OptimizerSett
         metrics_port=metrics_port,
         tls_cert_file=str(folder / "certs" / "optimizer.pem"),
         tls_key_file=str(folder / "certs" / "optimizer.key"),
+        access_file=str(folder / "access.yaml"),
         lease_s=3.0,
         poll_s=0.05,
         retry_s=0.1,

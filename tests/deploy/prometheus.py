@@ -98,6 +98,12 @@ def as_grafana_asks(expr: str) -> str:
     return expr
 
 
+def require() -> None:
+    """Skips the test where there is no Prometheus."""
+    if shutil.which("prometheus") is None:
+        pytest.skip("there is no Prometheus here; on Debian: apt install prometheus")
+
+
 @asynccontextmanager
 async def scraping(
     folder: Path, targets: Mapping[str, Sequence[int]], ca_file: Path, *, shorter: Mapping[str, str]
@@ -106,8 +112,6 @@ async def scraping(
 
     `shorter` is put into its copy of the rules: what they look at for longer than a test runs.
     """
-    if shutil.which("prometheus") is None:
-        pytest.skip("there is no Prometheus here; on Debian: apt install prometheus")
     folder.mkdir()
     config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}

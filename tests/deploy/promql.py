@@ -87,6 +87,12 @@ def shown() -> set[str]:
     return names
 
 
+def selectors(expr: str) -> set[str]:
+    """What a query selects: names of series, each with its labels where it has some."""
+    labelled = set(re.findall(r"[a-zA-Z_:][\w:]*\{[^}]+\}", expr))
+    return labelled | (named(expr) - {selector.partition("{")[0] for selector in labelled})
+
+
 def named(expr: str) -> set[str]:
     """The metrics and recorded series that a query names."""
     names = set()

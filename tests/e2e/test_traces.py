@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -17,9 +18,11 @@ from gramserve import tracing
 from gramserve.client import GramserveClient
 from gramserve.errors import Unsafe
 from gramserve.settings import SharedSettings
+from gramserve.tls.options import TlsOptions
 from gramserve.tls.service import Tls
 from gramserve.v1.slide_batch_pb2 import SlideBatch
 from tests.artifacts import coloured_file
+from tests.doors.laboratory import Laboratory
 from tests.e2e.running import running
 
 service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
@@ -49,8 +52,8 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving() -> AsyncIterator[Receiver]:
-    """An OTLP receiver on the loopback."""
+async def receiving(tls: TlsOptions | None = None) -> AsyncIterator[Receiver]:
+    """An OTLP receiver on the loopback, in plain text or by TLS."""
     receiver, server = Receiver(), grpc.aio.server()
     handler = grpc.unary_unary_rpc_method_handler(
         receiver.Export,
@@ -59,7 +62,11 @@ async def receiving() -> AsyncIterator[Receiver]:
     )
     name = "opentelemetry.proto.collector.trace.v1.TraceService"
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Export": handler}),))
-    receiver.port = server.add_insecure_port("127.0.0.1:0")
+    if tls is None:
+        receiver.port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        pair = Path(tls.key_file).read_bytes(), Path(tls.cert_file).read_bytes()
+        receiver.port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
     await server.start()
     try:
         yield receiver
@@ -130,6 +137,18 @@ async def test_a_callers_trace_goes_on_and_what_it_did_not_want_recorded_is_not(
     assert "b" * 32 not in traces
     assert len(traces) == 2  # what is no traceparent begins a trace of its own
     assert spans[traces.index("a" * 32)].parent_span_id.hex() == "c" * 16
+
+
+async def test_a_receiver_is_reached_by_TLS_and_only_one_that_our_CA_knows(tmp_path: Path) -> None:
+    ours, theirs = Laboratory(tmp_path / "ours"), Laboratory(tmp_path / "theirs")
+    async with receiving(ours.serving()) as receiver:
+        for laboratory, received in ((theirs, []), (ours, ["one"])):
+            endpoint = f"https://localhost:{receiver.port}"
+            settings = SharedSettings(traces_endpoint=endpoint, tls_ca_file=laboratory.file("ca.pem"))
+            tracer = tracing.open_tracer(settings, "s", Tls())
+            tracer.receive("one", "").end()
+            await asyncio.to_thread(tracer.close)
+            assert [span.name for _, span in receiver.spans()] == received
 
 
 async def test_a_receiver_that_is_away_costs_no_slide_and_keeps_nobody_from_stopping(tmp_path: Path) -> None:
