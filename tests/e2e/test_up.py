@@ -149,6 +149,7 @@ async def test_slides_go_in_and_calls_come_out_by_the_command_line(tmp_path: Pat
         assert "NOTHING_TO_ROLL_BACK" in (await command("models", "rollback", "gram"))[1]
 
 
+@pytest.mark.slow
 async def test_a_second_up_on_one_folder_is_refused_and_SIGTERM_leaves_nothing(tmp_path: Path, store: str) -> None:
     async with running(tmp_path / "up", store=store) as up:
         second = await asyncio.to_thread(
