@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -22,10 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from benchmarks.report import show, spread, write
 from gramserve.queue import EmbeddedRedis, Queue, Settlement, connect
 from gramserve.queue.queue import CHUNK
+from gramserve.tls.authority import Authority
+from gramserve.tls.options import TlsOptions
+from gramserve.tls.service import Tls
 
 LANE = "slides"
 BATCH_SLIDES = 200
@@ -36,9 +41,12 @@ WAITING = 1_000_000
 SERVED_TOGETHER, SERVED_CLIENTS = 4, 4
 
 
-async def work(url: str, client: str, together: int, seconds: float) -> dict[str, float]:
-    """One client: whole batches, one after the other, for `seconds`; slides that it ended, and how long it took."""
-    redis = connect(url, timeout_s=30.0)
+async def work(url: str, client: str, together: int, seconds: float, keys: str = "") -> dict[str, float]:
+    """One client: whole batches, one after the other, for `seconds`; slides that it ended, and how long it took.
+
+    `keys` is a folder of `certificates`, for rediss://.
+    """
+    redis = connect(url, timeout_s=30.0, tls=Tls(TlsOptions(*certificates(keys))) if keys else None)
     queue = Queue(redis, LANE)
     began, slides = time.monotonic(), 0
     while time.monotonic() < began + seconds:
@@ -88,6 +96,26 @@ async def server() -> AsyncIterator[tuple[EmbeddedRedis, Redis]]:
             await made.stop()
 
 
+def certificates(folder: str) -> tuple[str, str, str]:
+    """Certificate, key and CA that `encrypted` made."""
+    return f"{folder}/redis.pem", f"{folder}/redis.key", f"{folder}/ca.pem"
+
+
+async def encrypted(redis: Redis, keys: Path) -> str:
+    """Has the server speak TLS, too, and want certificates; its address. Raises RuntimeError where it cannot."""
+    Authority.create(keys).issue("redis", hosts=["127.0.0.1"])
+    names = ("tls-cert-file", "tls-key-file", "tls-ca-cert-file")
+    words = [word for pair in zip(names, certificates(str(keys)), strict=True) for word in pair]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    try:
+        await redis.execute_command("CONFIG", "SET", *words, "tls-port", port)
+    except ResponseError as error:
+        raise RuntimeError("the redis-server on PATH speaks no TLS") from error
+    return f"rediss://127.0.0.1:{port}/0"
+
+
 async def counted(redis: Redis) -> dict[str, float]:
     """Calls of transitions so far, the CPU seconds of the main thread and the size of the append-only file."""
     facts: dict[str, Any] = await redis.info("everything")
@@ -96,19 +124,16 @@ async def counted(redis: Redis) -> dict[str, float]:
     return {"calls": calls, "cpu_s": cpu_s, "aof_bytes": facts["aof_current_size"]}
 
 
-async def served(clients: int, together: int, seconds: float) -> dict[str, float]:
-    """What so many clients get done in a fresh Redis."""
+async def served(clients: int, together: int, tls: bool, seconds: float) -> dict[str, float]:
+    """What so many clients get done in a fresh Redis, over a unix socket or by TLS over the loopback."""
     async with server() as (made, redis):
-        before = await counted(redis)
-        words = ("--url", made.url, "--together", str(together), "--seconds", str(seconds))
-        running = [
-            await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "benchmarks.redis_limits", "--client", f"c{number}", *words), stdout=PIPE
-            )
-            for number in range(clients)
-        ]
-        said = [json.loads((await process.communicate())[0]) for process in running]
-        after = await counted(redis)
+        words = ["--together", str(together), "--seconds", str(seconds)]
+        with tempfile.TemporaryDirectory() as folder:
+            keys = Path(folder) / "keys"
+            words += ["--url", await encrypted(redis, keys), "--keys", str(keys)] if tls else ["--url", made.url]
+            before = await counted(redis)
+            said = await asyncio.gather(*(_client(f"c{number}", words) for number in range(clients)))
+            after = await counted(redis)
     slides = sum(one["slides"] for one in said)
     took_s = max(one["took_s"] for one in said)
     cpu_s, calls = after["cpu_s"] - before["cpu_s"], after["calls"] - before["calls"]
@@ -123,6 +148,13 @@ async def served(clients: int, together: int, seconds: float) -> dict[str, float
         "calls_per_s_of_a_core": calls / cpu_s,
         "aof_bytes_per_slide": (after["aof_bytes"] - before["aof_bytes"]) / slides,
     }
+
+
+async def _client(name: str, words: Sequence[str]) -> dict[str, float]:
+    command = (sys.executable, "-m", "benchmarks.redis_limits", "--client", name, *words)
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
+    found: dict[str, float] = json.loads((await process.communicate())[0])
+    return found
 
 
 async def waiting(total: int) -> dict[str, float]:
@@ -152,18 +184,19 @@ async def waiting(total: int) -> dict[str, float]:
 
 async def measure(rounds: int, seconds: float, total: int) -> dict[str, Any]:
     """Everything, in turns, so that a busy moment of the machine meets all of them."""
-    ways = [(clients, SERVED_TOGETHER) for clients in CLIENTS]
-    ways += [(SERVED_CLIENTS, together) for together in TOGETHER if together != SERVED_TOGETHER]
-    found: dict[tuple[int, int], list[dict[str, float]]] = {way: [] for way in ways}
+    ways = [(clients, SERVED_TOGETHER, False) for clients in CLIENTS]
+    ways += [(SERVED_CLIENTS, together, False) for together in TOGETHER if together != SERVED_TOGETHER]
+    ways += [(SERVED_CLIENTS, together, True) for together in TOGETHER]
+    found: dict[tuple[int, int, bool], list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way in ways:
             found[way].append(await served(*way, seconds))
     return {
         "load_1_min": os.getloadavg()[0],
         "served": [
-            {"clients": clients, "together": together}
+            {"clients": clients, "together": together, "tls": tls}
             | {name: spread([run[name] for run in runs]) for name in runs[0] if name != "slides"}
-            for (clients, together), runs in found.items()
+            for (clients, together, tls), runs in found.items()
         ],
         "waiting": await waiting(total),
     }
@@ -179,9 +212,9 @@ def print_tables(figures: dict[str, Any]) -> None:
         "slides_per_s_of_a_core": "slides/s of a core",
         "aof_bytes_per_slide": "file, B a slide",
     }
-    head = ("clients", "slides a call", *names.values())
+    head = ("clients", "slides a call", "TLS", *names.values())
     rows: list[Sequence[str]] = [
-        (str(row["clients"]), str(row["together"]), *(f"{row[name]['median']:,.2f}" for name in names))
+        (str(row["clients"]), str(row["together"]), str(row["tls"]), *(f"{row[name]['median']:,.2f}" for name in names))
         for row in figures["served"]
     ]
     show("What one Redis served", head, rows)
@@ -199,10 +232,12 @@ def main() -> None:
     )
     parser.add_argument("--client", help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
+    parser.add_argument("--keys", default="", help=argparse.SUPPRESS)
     parser.add_argument("--together", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.client:
-        print(json.dumps(asyncio.run(work(options.url, options.client, options.together, options.seconds))))
+        working = work(options.url, options.client, options.together, options.seconds, options.keys)
+        print(json.dumps(asyncio.run(working)))
         return
     figures = asyncio.run(measure(options.rounds, options.seconds, options.waiting))
     print_tables(figures)

@@ -39,7 +39,7 @@ def scaling_page() -> str:
 def redis_table(limits: dict[str, Any]) -> list[Sequence[str]]:
     """What each number of clients got done, and what it cost Redis."""
     head = (
-        *("clients", "slides a call", "slides/s", "calls/s", "Redis busy", "CPU a slide"),
+        *("clients", "slides a call", "over", "slides/s", "calls/s", "Redis busy", "CPU a slide"),
         *("calls/s of a whole core", "slides/s of one"),
     )
     rows = []
@@ -50,6 +50,7 @@ def redis_table(limits: dict[str, Any]) -> list[Sequence[str]]:
             (
                 str(row["clients"]),
                 str(row["together"]),
+                "TLS" if row["tls"] else "socket",
                 f"{median['slides_per_s']:,.0f}",
                 f"{median['calls_per_s']:,.0f}",
                 f"{median['redis_cpu_share']:.0%}",
