@@ -23,10 +23,12 @@ _MAX_PATIENCE = 64
 class Care:
     """What is remembered of a batch between two looks.
 
-    `compare` it with the store at the next look; `audit` its entries too. It was last `seen` moving at `since`
-    (monotonic seconds); an audit that found nothing doubles the `patience` with which the next is awaited.
+    Its `record`, so that many open batches are not read at each look. `compare` it with the store at the next look;
+    `audit` its entries too. It was last `seen` moving at `since` (monotonic seconds); an audit that found nothing
+    doubles the `patience` with which the next is awaited.
     """
 
+    record: BatchRecord | None = None
     compare: bool = True
     audit: bool = False
     seen: Snapshot | None = None
@@ -63,7 +65,7 @@ class Tender:
 
     async def tend(self, name: BatchName, care: Care) -> bool:
         """One look; False when there is nothing to look after any more."""
-        record = await self._batches.get_batch(name.laboratory, name.batch)
+        record = care.record = care.record or await self._batches.get_batch(name.laboratory, name.batch)
         if record is None:
             return False
         now = await self._queue.snapshot(name.key)

@@ -113,15 +113,9 @@ class AuditDays:
         await self._objects.put(START, start.to_json())
 
     async def sealed(self) -> list[date]:
-        """The days that are one file, ascending."""
-        found = []
-        async for info in self._objects.list("audit"):
-            name = info.path.removeprefix("audit/")
-            if "/" in name:  # the open days; files of days sort before them
-                break
-            if name.endswith(".jsonl"):
-                found.append(_day(name.removesuffix(".jsonl")))
-        return found
+        """The days that are one file, ascending; the groups of open days are not looked at, there may be very many."""
+        names = await self._objects.files("audit")
+        return [_day(name.removesuffix(".jsonl")) for name in names if name.endswith(".jsonl")]
 
     async def is_sealed(self, day: date) -> bool:
         """Whether the day is one file."""

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import contextmanager, suppress
 from functools import partial
+from threading import Lock
 
-_KNOWN_FOLDERS = 10_000
+_KNOWN_FOLDERS = 512
 _SYNCS_TOGETHER = 4
 # Slides are patients' data: nothing for others on the machine.
 _FILE_MODE, _FOLDER_MODE = 0o640, 0o750
@@ -41,7 +42,8 @@ class DurableFiles:
         self._root = root
         self._token = token
         self._threads = threads
-        self._folders: set[str] = set()
+        self._folders: dict[str, None] = {}
+        self._remembering = Lock()
 
     def write(self, name: str, data: bytes) -> None:
         """Writes or replaces the file."""
@@ -129,7 +131,8 @@ class DurableFiles:
             made = self._make_folder(folder)
             return unfinished, os.open(unfinished, flags, _FILE_MODE), made
         except FileNotFoundError:  # somebody removed a folder that we knew, this one or one above it
-            self._folders.clear()
+            with self._remembering:
+                self._folders.clear()
             made = self._make_folder(folder)
             return unfinished, os.open(unfinished, flags, _FILE_MODE), made
 
@@ -177,9 +180,10 @@ class DurableFiles:
             wait(waiting)
         for done in waiting:
             done.result()
-        if len(self._folders) + len(made) > _KNOWN_FOLDERS:
-            self._folders.clear()
-        self._folders.update(made)
+        with self._remembering:
+            self._folders.update(dict.fromkeys(made))
+            while len(self._folders) > _KNOWN_FOLDERS:
+                del self._folders[next(iter(self._folders))]  # the oldest: met again, it is fsynced again
 
 
 def append(unfinished: str, data: bytes) -> None:

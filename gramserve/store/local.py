@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
+from urllib.parse import quote_from_bytes
 
 from gramserve.errors import GramserveError
 from gramserve.store import disk
@@ -143,9 +144,15 @@ class LocalObjects:
         children = await self._read(_children, self._root, check_folder(prefix), "")
         return sorted(child.rpartition("/")[2] for child in children if isinstance(child, str))
 
+    async def files(self, prefix: str) -> Sequence[str]:
+        """The names of the objects directly below `prefix`, sorted."""
+        children = await self._read(_children, self._root, check_folder(prefix), "")
+        return sorted(child.path.rpartition("/")[2] for child in children if isinstance(child, ObjectInfo))
+
     def uri(self, path: str) -> str:
         """The object as file:///..."""
-        return Path(self._name(path)).as_uri()
+        # Not by pathlib: it interns every part of every path, and the table of interned strings doubles in the end.
+        return f"file://{quote_from_bytes(os.fsencode(self._name(path)))}"
 
     async def probe(self) -> None:
         """Writes, reads and deletes an object; raises Unsafe."""

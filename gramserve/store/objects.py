@@ -70,6 +70,9 @@ class ObjectStore(Protocol):
     async def folders(self, prefix: str) -> Sequence[str]:
         """The names of the folders directly below `prefix`, sorted. A folder may be empty after deletes."""
 
+    async def files(self, prefix: str) -> Sequence[str]:
+        """The names of the objects directly below `prefix`, sorted; nothing is looked at in the folders beside them."""
+
     async def delete(self, path: str) -> None:
         """Removes an object; nothing happens when there is none."""
 

@@ -199,6 +199,12 @@ class RemoteObjects:
             found = await obstore.list_with_delimiter_async(self._backend, check_folder(prefix) or None)
             return sorted(path.rpartition("/")[2] for path in found["common_prefixes"])
 
+    async def files(self, prefix: str) -> Sequence[str]:
+        """The names of the objects directly below `prefix`, sorted."""
+        with typed():
+            found = await obstore.list_with_delimiter_async(self._backend, check_folder(prefix) or None)
+            return sorted(info["path"].rpartition("/")[2] for info in found["objects"])
+
     def uri(self, path: str) -> str:
         """The object as s3://..."""
         return f"{self._base}/{check_path(path)}"

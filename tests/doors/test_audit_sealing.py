@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from datetime import date
 from pathlib import Path
@@ -45,6 +46,23 @@ async def test_two_that_seal_a_day_at_once_keep_all_of_it(objects: ObjectStore, 
     assert await Slower(objects).seal(head) == []
     assert await AuditDays(objects).sealed() == [date(2026, 11, 26)]
     assert (await verify(objects)).head.number == 71
+
+
+async def test_turning_the_day_looks_at_none_of_the_many_groups_of_an_open_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = AuditLog(LocalObjects(tmp_path / "store"), clock=Clock())
+    for n in range(3):
+        await log.record(Action.RESULTS_READ, str(n))
+    scan, scanned = os.scandir, []
+
+    def listed(folder: str) -> object:
+        scanned.append(folder.removeprefix(f"{tmp_path}/store/"))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", listed)
+    assert (await log.turn_day()).group == 3
+    assert set(scanned) == {"audit", "audit/open"}
 
 
 async def test_the_end_of_a_long_day_is_found_without_reading_the_day(tmp_path: Path) -> None:

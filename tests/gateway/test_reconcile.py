@@ -7,9 +7,13 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
+from gateway.reconcile import Reconciler
 from gramserve.errors import Reason
 from gramserve.queue.embedded import EmbeddedRedis
 from gramserve.rpc.status import from_status
+from gramserve.store import batches, disk
 from gramserve.v1 import slide_batch_service_pb2 as s
 from gramserve.v1 import slide_pb2
 from tests.gateway.stack import STATE, Stack
@@ -67,6 +71,40 @@ async def test_I1_a_batch_whose_last_slides_end_while_no_gateway_runs_is_finishe
     await stack.worker.drain()
     await stack.start()
     assert (await stack.ended(batch.name)).state == STATE.STATE_SUCCEEDED
+
+
+async def test_open_batches_are_not_read_at_each_look_however_many_there_are(
+    tmp_path: Path, redis: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_RECENT_BATCHES", 1)
+    step, read = Reconciler.step, disk.read
+    looks: list[int] = []
+    reads: list[str] = []
+
+    async def looked(self: Reconciler) -> None:
+        await step(self)
+        looks.append(1)
+
+    def watched(name: str) -> bytes:
+        reads.append(name)
+        return read(name)
+
+    monkeypatch.setattr(Reconciler, "step", looked)
+    monkeypatch.setattr(disk, "read", watched)
+    stack = Stack(tmp_path, redis)
+    await stack.publish()
+    await stack.start()
+    try:
+        for _ in range(3):
+            await stack.create(1)
+        looks.clear()
+        await until(lambda: len(looks) >= 2)
+        looks.clear()
+        reads.clear()
+        await until(lambda: len(looks) >= 3)
+        assert [name for name in reads if name.endswith("batch.json")] == []
+    finally:
+        await stack.stop()
 
 
 async def test_I1_outcomes_that_only_the_store_has_count_after_a_loss(stack: Stack) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 from redis.exceptions import RedisError
 from scipy import stats
 
@@ -22,6 +23,7 @@ from tests.soak.stack import Stack
 
 SAMPLE_S = 5.0
 BIN_S = 60.0
+MOST_ALIKE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ def slope(samples: Iterable[Sample], *, warm_up_s: float, shortest_s: float) -> 
     """The common slope of all lives by least squares, each life with a level of its own; None without enough of them.
 
     The first `warm_up_s` of each life are left out, then lives shorter than `shortest_s`. Means of a minute are
-    fitted, as samples that follow closely upon each other say little new.
+    fitted, as samples that follow closely upon each other say little new. As far as minutes still resemble those before
+    them, the interval is wider (residuals of first-order autocorrelation).
     """
     lives: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -99,13 +102,25 @@ def slope(samples: Iterable[Sample], *, warm_up_s: float, shortest_s: float) -> 
     if freedom < 3:
         return None
     best = float(t @ y / (t @ t))
-    error = float(np.sqrt(((y - best * t) ** 2).sum() / freedom / (t @ t)))
-    wide = float(stats.t.ppf(0.975, freedom)) * error
+    left = y - best * t
+    error = float(np.sqrt((left @ left) / freedom / (t @ t)))
+    wide = float(stats.t.ppf(0.975, freedom)) * error * _dependence(left)
     return Slope(best, best - wide, best + wide, len(t_parts), len(t), float(np.mean(levels)))
 
 
+def _dependence(left: NDArray[np.float64]) -> float:
+    """How much wider an interval is when each residual resembles the one before; 1 when they are independent."""
+    square = float(left @ left)
+    likeness = float(left[1:] @ left[:-1]) / square if square > 0 else 0.0
+    likeness = min(max(likeness, 0.0), MOST_ALIKE)
+    return float(np.sqrt((1 + likeness) / (1 - likeness)))
+
+
 def slopes(samples: Sequence[Sample], minutes: float) -> Mapping[str, Slope | None]:
-    """The slope of each role over all lives of minutes, and of the witnesses alone, which live as long as the soak."""
+    """The slope of each role over all lives of minutes, and of the witnesses alone, which live as long as the soak.
+
+    That of their second half is what goes on for ever: what is remembered of the last batches is full by then.
+    """
     warm_up_s, shortest_s = min(60.0, minutes * 6), min(120.0, minutes * 6)
     found: dict[str, Slope | None] = {}
     for role in sorted({sample.role for sample in samples}):
@@ -113,4 +128,6 @@ def slopes(samples: Sequence[Sample], minutes: float) -> Mapping[str, Slope | No
         found[role] = slope(mine, warm_up_s=warm_up_s, shortest_s=shortest_s)
         if alone := [sample for sample in mine if sample.life.endswith("witness")]:
             found[f"{role} (witness)"] = slope(alone, warm_up_s=10 * warm_up_s, shortest_s=shortest_s)
+            late = [sample for sample in alone if sample.t_s >= minutes * 30]
+            found[f"{role} (witness, second half)"] = slope(late, warm_up_s=0.0, shortest_s=shortest_s)
     return found

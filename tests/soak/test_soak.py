@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from gramserve.store.objects import open_store
 from gramserve.v1.slide_pb2 import Slide
 from tests.soak import checks
 from tests.soak.checks import Tally
-from tests.soak.memory import Sample, slope
+from tests.soak.memory import Sample, slope, slopes
 from tests.soak.night import Night
 from tests.soak.specimens import fault, specimens
 from tests.soak.stack import Stack, running
@@ -33,6 +34,29 @@ def test_lives_of_other_levels_do_not_look_like_growth() -> None:
     assert found is not None
     assert found.low < 0 < found.high
     assert found.lives == 2
+
+
+def test_the_interval_holds_the_truth_although_each_minute_resembles_the_one_before() -> None:
+    held = 0
+    for seed in range(200):
+        dice, mib, samples = random.Random(seed), 0.0, []
+        for minute in range(60):
+            mib = 0.7 * mib + dice.gauss(0, 0.1)
+            samples.append(Sample(60.0 * minute, "gateway", "1@0", 50 + mib))
+        found = slope(samples, warm_up_s=0, shortest_s=300)
+        assert found is not None
+        held += found.low < 0 < found.high
+    assert held >= 170, "of 200 intervals of 95 % that many hold the truth: a few less than nominal with so few minutes"
+
+
+def test_the_second_half_of_a_witness_does_not_show_what_filled_before() -> None:
+    filling = [Sample(t_s, "gateway", "1@0, witness", 50 + min(t_s, 1500) / 500) for t_s in range(0, 3600, 5)]
+    found = slopes(filling, 60)
+    whole, late = found["gateway (witness)"], found["gateway (witness, second half)"]
+    assert whole is not None
+    assert late is not None
+    assert whole.mib_per_h > 0.5
+    assert late.mib_per_h == pytest.approx(0)
 
 
 def test_too_few_samples_give_no_slope() -> None:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gramserve.errors import Exhausted, Reason, Unavailable, Unsafe
+from gramserve.store import disk
 from gramserve.store.objects import LocalObjects
 from tests.waiting import until
 
@@ -148,6 +149,35 @@ async def test_folders_that_are_known_are_not_made_durable_again(tmp_path: Path,
     steps.clear()
     await objects.create("a/b/d", b"x")
     assert len(steps) == 3
+
+
+def test_a_uri_is_that_of_pathlib_but_leaves_no_interned_strings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "Bücher & so"
+    objects, expected = LocalObjects(root), (root / "a/b+c=d").as_uri()
+    interned: list[str] = []
+    intern = sys.intern
+    with monkeypatch.context() as watching:
+        watching.setattr(sys, "intern", lambda text: interned.append(text) or intern(text))
+        found = objects.uri("a/b+c=d")
+    assert found == expected
+    assert interned == []
+
+
+async def test_of_many_folders_those_made_last_are_known(
+    tmp_path: Path, steps: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "_KNOWN_FOLDERS", 3)
+    objects = LocalObjects(tmp_path)
+    for number in range(9):
+        await objects.create(f"a/{number}/first", b"x")
+    steps.clear()
+    await objects.create("a/8/second", b"x")
+    assert len(steps) == 3
+    steps.clear()
+    await objects.create("a/0/second", b"x")
+    assert ("fsync", f"{tmp_path}/a") in steps
 
 
 async def test_I2_losing_a_create_means_that_the_winner_is_on_disk(

@@ -142,6 +142,14 @@ async def test_folders_are_the_names_directly_below(objects: ObjectStore) -> Non
     assert list(await objects.folders("")) == ["x"]
 
 
+async def test_files_are_the_names_of_the_objects_directly_below(objects: ObjectStore) -> None:
+    for name in ("x/b/1", "x/b-1", "x/a/deep/3", "x/a.json", "object"):
+        await objects.put(name, b"")
+    assert list(await objects.files("x")) == ["a.json", "b-1"]
+    assert list(await objects.files("")) == ["object"]
+    assert list(await objects.files("nothing")) == []
+
+
 async def test_deleting_twice_is_deleting_once(objects: ObjectStore) -> None:
     await objects.put("a/b", b"x")
     await objects.delete("a/b")
