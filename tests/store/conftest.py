@@ -1,4 +1,4 @@
-"""Both kinds of store for every test that takes `objects`; the system calls of durable writes for those that take `steps`."""
+"""Both kinds of store for tests that take `objects`; the system calls of durable writes for those that take `steps`."""
 
 from __future__ import annotations
 
