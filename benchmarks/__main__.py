@@ -24,6 +24,7 @@ from benchmarks import (
     gateway_cost,
     growth,
     limits,
+    metrics_cost,
     page,
     queue_cost,
     stat,
@@ -122,6 +123,13 @@ def measure_gateway_cost(bench: Bench) -> dict[str, Any]:
     return gateway_cost.measure(min(bench.extent.rounds, 3), bench.extent.of(2000))
 
 
+def measure_metrics_cost(bench: Bench) -> dict[str, Any]:
+    """CPU of a stack with metrics over that of one without."""
+    silent = metrics_cost.unmeasured()
+    with bench.another_stack("measured") as usual, bench.another_stack("unmeasured", variables=silent) as without:
+        return metrics_cost.measure(usual, without, bench.tiles, 3 * bench.extent.rounds)
+
+
 def measure_growth(bench: Bench) -> dict[str, Any]:
     """Memory after many slides over memory after few."""
     few, many = (growth.FEW, growth.MANY) if bench.extent is FULL else (1000, 2000)
@@ -141,6 +149,7 @@ BENCHMARKS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "whole_slides": measure_whole_slides,
     "queue_cost": measure_queue_cost,
     "gateway_cost": measure_gateway_cost,
+    "metrics_cost": measure_metrics_cost,
     "growth": measure_growth,
     "idle": measure_idle,
 }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks import artifact, fields
 from benchmarks.loops import BareLoops
@@ -71,12 +73,14 @@ class Bench:
         """A stack whose worker has a single child."""
         return self._exits.enter_context(self.another_stack("one", "--children=1"))
 
-    def another_stack(self, name: str, *options: str) -> AbstractContextManager[Stack]:
-        """A stack of its own with the same models, without an optimizer."""
+    def another_stack(
+        self, name: str, *options: str, variables: Mapping[str, str] = MappingProxyType({})
+    ) -> AbstractContextManager[Stack]:
+        """A stack of its own with the same models, without an optimizer; `variables` are added to its environment."""
         other = self.folder / name
         assert self.published
         shutil.copytree(self.data_dir / "store/models", other / "store/models")
-        return running(other, "--no-optimizer", *options)
+        return running(other, "--no-optimizer", *options, variables=variables)
 
     @cached_property
     def bare(self) -> BareLoops:

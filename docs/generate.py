@@ -26,8 +26,26 @@ listed here stops the start, so that a misspelled setting is never a silent defa
 between.
 """
 METRICS_TEXT = """\
-Every process shows these for Prometheus at `/metrics`, with its CPU, memory and garbage collections. Histograms are in
-seconds. Labels take values from closed sets; none names a slide, a batch or a patient.
+Every process shows those of its own for Prometheus at `/metrics`, with its CPU, memory and garbage collections. A gauge
+appears once it has a value. Histograms are in seconds, `call_confidence` is a probability. Labels take values from
+closed sets, as are the labels, versions and engines of the artifacts that a worker ran last; none names a slide, a
+batch or a patient.
+"""
+METRICS_USE = """\
+## Reading them
+
+- **What was accepted and what became of it.** Once all batches have ended, the sums over all processes since their
+  start agree: `slides_accepted` + `slides_resubmitted` = `slides_finished` + `slides_ended`. A process that is killed
+  takes what it counted in the last seconds with it; the store, and so the night report, is exact.
+- **Drift.** `tile_calls` and `tile_scores` are what a version says here, `reference_tile_calls` and
+  `reference_tile_scores` the shares that it said of the validation split on which it was accepted
+  (`evaluation.reference` in its manifest, from the optimizer). Their population stability index is the sum of
+  (a - e) ln(a / e) over labels or bands, of the shares here (a) and there (e): below 0.1 nothing has moved, above 0.25
+  look before you believe it. A laboratory's mix of specimens is not that of the split: compare a version with its own
+  last month, too.
+- **How many series.** Those of a version go with it: a worker shows the versions that its children have loaded, and up
+  to 16 of those used last, each with at most 64 labels. Closed sets are there from the start, at 0, so that the first
+  count is an increase.
 """
 NOTE = "<!-- Written by docs/generate.py from the code: change it there. -->\n"
 
@@ -69,6 +87,7 @@ def metrics_page() -> str:
             NOTE,
             METRICS_TEXT,
             "| Metric | Kind | Labels | What it counts |\n|---|---|---|---|\n" + "".join(rows),
+            METRICS_USE,
         ]
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from gateway.classify import SlideClassifier
 from gateway.create import Creator
 from gateway.finalize import Finalizer
 from gateway.finish import Finisher
+from gateway.gauges import Gauges
 from gateway.health import HealthCheck
 from gateway.image_servicer import ImageServicer
 from gateway.listing import Listing
@@ -29,6 +31,7 @@ from gateway.reconcile import Reconciler
 from gateway.retention import Retention
 from gateway.retry import Retrier
 from gateway.rounds import Rounds
+from gateway.series import begin
 from gateway.settings import GatewaySettings
 from gateway.shadow import Comparer
 from gateway.stop import Stopper
@@ -48,13 +51,14 @@ from gramserve.rpc.server import RpcServer
 from gramserve.store.audit import AuditLog
 from gramserve.store.audit_refusals import Refusals
 from gramserve.store.batches import BatchStore
-from gramserve.store.objects import open_store
+from gramserve.store.objects import LocalObjects, open_store
 from gramserve.store.purge import Purger
 from gramserve.store.registry import Registry
 from gramserve.store.shadows import Shadows
 from gramserve.store.signing import load_trusted
 from gramserve.store.uploads import Uploads
 from gramserve.tls.service import Tls
+from gramserve.tracing import open_tracer
 from gramserve.v1 import image_service_pb2, model_service_pb2, slide_batch_service_pb2
 from gramserve.v1.image_service_pb2_grpc import add_ImageServiceServicer_to_server
 from gramserve.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
@@ -120,6 +124,7 @@ class _Running:
         access = open_access(settings, settings.listen, metrics)
         self._objects = open_store(settings.store_url)
         self._tls = Tls.of(settings)
+        self._tracer = open_tracer(settings, "gramserve-gateway", self._tls)
         self._redis = connect(settings.redis_url, tls=self._tls)
         self._queue = queue = Queue(self._redis, LANE, lease_s=settings.lease_s, max_crashes=settings.max_crashes)
         contact = ContactWatch(settings.lease_s)
@@ -130,7 +135,7 @@ class _Running:
         views = Views(batches, rounds, queue, clock)
         placement, stopper = Placement(batches, rounds, queue, clock), Stopper(batches, queue, clock)
         tender = Tender(batches, rounds, queue, placement, stopper, metrics, stall_s=settings.stall_s, clock=clock)
-        reconciler = Reconciler(batches, queue, contact, tender, metrics, scan_interval_s=settings.scan_interval_s)
+        reconciler = Reconciler(batches, queue, contact, tender, scan_interval_s=settings.scan_interval_s)
         purger = Purger(self._objects, settings.retention, audit, clock=clock)
         turns = Turns()
         finalizer = Finalizer(
@@ -143,6 +148,7 @@ class _Running:
             retention_s=settings.event_retention_s,
             retention_slides=settings.event_retention_slides,
             audit=audit,
+            tracer=self._tracer,
         )
         self._finisher = Finisher(queue, finalizer, look_after=reconciler.look_after)
         sweeper = Sweeper(batches, rounds, queue, contact, metrics, sweeper=f"gateway-{new_id()}", clock=clock)
@@ -186,6 +192,7 @@ class _Running:
                 on_change=reconciler.look_after,
                 audit=audit,
                 quotas=quotas,
+                metrics=metrics,
             ),
             self._watcher,
             self._classifier,
@@ -213,6 +220,7 @@ class _Running:
             access=access,
             limits=call_limits(settings),
             refused=self._refusals.note,
+            tracer=self._tracer,
         )
         self._health = HealthCheck(
             queue,
@@ -222,9 +230,19 @@ class _Running:
             set_serving=self._server.set_serving,
             probe_interval_s=settings.probe_interval_s,
         )
+        begin(metrics)
+        gauges = Gauges(
+            queue,
+            self._redis,
+            metrics,
+            unfinished=reconciler.unfinished,
+            folder=self._objects.root if isinstance(self._objects, LocalObjects) else "",
+            clock=clock,
+        )
         self._loops = [
             Loop("health", self._health.step, _HEALTH_INTERVAL_S),
             Loop("reconcile", reconciler.step, settings.reconcile_interval_s),
+            Loop("gauges", gauges.step, settings.reconcile_interval_s),
             Loop("sweep", sweeper.step, settings.reconcile_interval_s),
             Loop("finish", self._finisher.step, settings.finish_interval_s),
             Loop("refusals", self._refusals.step, _REFUSALS_INTERVAL_S),
@@ -258,4 +276,5 @@ class _Running:
         await self._classifier.close()
         await self._queue.aclose()
         await self._redis.aclose()
+        await asyncio.to_thread(self._tracer.close)
         self._metrics.close()

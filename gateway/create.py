@@ -15,6 +15,7 @@ from gateway.quotas import Quotas
 from gateway.retention import check_kept
 from gateway.submission import Examiner, Identity, Submission, identify
 from gateway.turns import Turns
+from gramserve import tracing
 from gramserve.errors import AlreadyExists, Exhausted, Reason, Unavailable
 from gramserve.metrics import Metrics
 from gramserve.store import layout
@@ -125,6 +126,7 @@ class Creator:
             annotations=submission.annotations,
             create_time=self._clock(),
             reuse_results=submission.reuse_results,
+            trace=tracing.current(),
         )
 
     async def _accept(

@@ -31,6 +31,7 @@ from gramserve.store.records import (
     SlideState,
     StopRecord,
 )
+from gramserve.tracing import OFF, Tracer
 
 # As many slides at a time as take the event loop some milliseconds.
 _ROWS_TOGETHER = 64
@@ -55,7 +56,9 @@ class Finalizer:
         retention_s: float,
         retention_slides: int,
         audit: AuditLog,
+        tracer: Tracer = OFF,
     ) -> None:
+        self._tracer = tracer
         self._batches = batches
         self._rounds = rounds
         self._queue = queue
@@ -81,6 +84,7 @@ class Finalizer:
             return await self._tell(name, BatchState.FAILED)
         current = await self._rounds.load(record)
         final = await self._batches.final(name.laboratory, name.batch, current.number)
+        began_s = self._clock()
         if final is None:
             snapshot = await self._queue.snapshot(name.key)
             if snapshot is None or snapshot.round != current.number or snapshot.live or not snapshot.submitted:
@@ -91,7 +95,11 @@ class Finalizer:
                     return False
                 delivery = await self._deliver(name, record, current, snapshot.stopping)
             final = await self._end(name, record, current, snapshot, delivery)
-        await self._tell(name, final.state, current.number)
+        told = await self._tell(name, final.state, current.number)
+        if told and record.trace:
+            span = self._tracer.go_on("deliver", record.trace, start_s=began_s)
+            span.set(gramserve__state=final.state.value, gramserve__round=current.number)
+            span.end()
         return True
 
     async def _tell(self, name: BatchName, state: BatchState, number: int | None = None) -> bool:
@@ -180,11 +188,22 @@ class Finalizer:
         kept = await self._batches.finalize(name.laboratory, name.batch, wanted)
         if kept == wanted:
             self._metrics.count("batches_finished", state=end.value)
+            self._count_stopped(current, delivery, stop)
         elif kept.manifest_digest != digest:
             # Another gateway was faster and saw less: what it recorded counts, so the files must say the same.
             theirs = await self._deliver(name, record, current, "", kept.slide_states)
             await theirs.writer.finish(record, kept.counts)
         return kept
+
+    def _count_stopped(self, current: Round, delivery: _Delivery, stop: StopRecord | None) -> None:
+        """Count the slides of the round that no worker got: only a stop or a deadline ends those."""
+        letters = Counter(delivery.letters[index] for index in current.indices)
+        for state, reason in (
+            (SlideState.CANCELLED, stop.cause if stop else "CANCELLED"),
+            (SlideState.EXPIRED, "EXPIRED"),
+        ):
+            if slides := letters[state.letter]:
+                self._metrics.count("slides_ended", slides, state=state.value, reason=reason)
 
 
 @dataclass(slots=True)

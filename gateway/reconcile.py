@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from gateway.names import BatchName
 from gateway.tend import Care, Tender
-from gramserve.metrics import Metrics
 from gramserve.queue import ContactWatch, Queue
 from gramserve.store.batches import BatchStore
-
-_PLACES = ("ready_stat", "ready_routine", "leased", "delayed")
 
 
 class Reconciler:
@@ -23,7 +21,6 @@ class Reconciler:
         queue: Queue,
         contact: ContactWatch,
         tender: Tender,
-        metrics: Metrics,
         *,
         scan_interval_s: float,
         monotonic: Callable[[], float] = time.monotonic,
@@ -32,7 +29,6 @@ class Reconciler:
         self._queue = queue
         self._contact = contact
         self._tender = tender
-        self._metrics = metrics
         self._scan_interval_s = scan_interval_s
         self._monotonic = monotonic
         self._open: dict[BatchName, Care] = {}
@@ -41,7 +37,7 @@ class Reconciler:
 
     def look_after(self, name: BatchName) -> None:
         """Tend this batch from the next step on, beginning with a comparison of queue and store."""
-        self._open[name] = Care(since=self._monotonic())
+        self._open[name] = self._anew(name)
 
     async def step(self) -> None:
         """One look at every open batch."""
@@ -51,15 +47,17 @@ class Reconciler:
             self._scan_at = self._monotonic() + self._scan_interval_s
         if self._contact.restarts != self._restarts:  # what Redis wrote last before it went may be gone
             self._restarts = self._contact.restarts
-            self._open = {name: Care(audit=True) for name in self._open}
+            self._open = {name: replace(self._anew(name), audit=True) for name in self._open}
         for name, care in list(self._open.items()):
             # Unless somebody called look_after meanwhile.
             if not await self._tender.tend(name, care) and self._open.get(name) is care:
                 del self._open[name]
-        await self._show_depth()
 
-    async def _show_depth(self) -> None:
-        depth = await self._queue.depth()
-        for place in _PLACES:
-            self._metrics.set("queue_depth", getattr(depth, place), place=place)
-        self._metrics.set("queue_oldest_seconds", depth.oldest_ready_s)
+    def _anew(self, name: BatchName) -> Care:
+        """Nothing remembered but what is shown until the next look."""
+        known = self._open.get(name, Care())
+        return Care(since=self._monotonic(), deliver_by=known.deliver_by, unfinished=known.unfinished)
+
+    def unfinished(self) -> list[tuple[float | None, int]]:
+        """Of every open batch at its last look when it is due (Unix seconds, None: never) and the slides not ended."""
+        return [(care.deliver_by, care.unfinished) for care in self._open.values()]

@@ -12,6 +12,7 @@ from gateway.submission import check_request_id
 from gateway.turns import Turns
 from gateway.views import BatchView, Views
 from gramserve.errors import PreconditionFailed, Reason
+from gramserve.metrics import Metrics
 from gramserve.queue import Queue
 from gramserve.store.audit import AuditLog
 from gramserve.store.audit_record import Action
@@ -34,6 +35,7 @@ class Retrier:
         on_change: Callable[[BatchName], None],
         audit: AuditLog,
         quotas: Quotas,
+        metrics: Metrics,
     ) -> None:
         self._batches = batches
         self._queue = queue
@@ -44,6 +46,7 @@ class Retrier:
         self._on_change = on_change
         self._quotas = quotas
         self._audit = audit
+        self._metrics = metrics
 
     async def retry(self, name: BatchName, request_id: str = "") -> BatchView:
         """Queues the FAILED slides of an ended batch as a new round; the same `request_id` does it once.
@@ -87,6 +90,8 @@ class Retrier:
             raise _not_terminal()
         if kept != wanted and (not request_id or kept.request_id != request_id):
             raise _not_terminal()  # somebody else retried it at the same moment
+        if kept == wanted:
+            self._metrics.count("slides_resubmitted", len(failed), priority=record.priority.value)
 
 
 def _not_terminal() -> PreconditionFailed:

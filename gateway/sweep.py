@@ -71,4 +71,6 @@ class Sweeper:
             self._metrics.count("slides_quarantined")
         else:  # the last worker wrote its result before it died: that one counts (I2)
             outcome = (await self._rounds.outcomes(name, lease.round, [lease.index]))[lease.index]
-        await self._queue.complete(lease, self._sweeper, outcome.state.value, outcome.review_required)
+        if (await self._queue.complete(lease, self._sweeper, outcome.state.value, outcome.review_required)).accepted:
+            reason = outcome.error.reason if outcome.error else ""
+            self._metrics.count("slides_ended", state=outcome.state.value, reason=reason)

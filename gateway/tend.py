@@ -25,7 +25,8 @@ class Care:
 
     Its `record`, so that many open batches are not read at each look. `compare` it with the store at the next look;
     `audit` its entries too. It was last `seen` moving at `since` (monotonic seconds); an audit that found nothing
-    doubles the `patience` with which the next is awaited.
+    doubles the `patience` with which the next is awaited. So many slides were `unfinished`, which are due at
+    `deliver_by` (Unix seconds).
     """
 
     record: BatchRecord | None = None
@@ -34,6 +35,8 @@ class Care:
     seen: Snapshot | None = None
     since: float = 0.0
     patience: int = 1
+    deliver_by: float | None = None
+    unfinished: int = 0
 
 
 class Tender:
@@ -76,6 +79,7 @@ class Tender:
             now = await self._compare(name, record, number, now)
             care.compare = False
         if now is not None:
+            care.deliver_by, care.unfinished = record.deliver_by, now.queued + now.running
             await self._enforce(name, record, now)
             await self._notice_standstill(name, record, care, now)
         return True

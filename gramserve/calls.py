@@ -46,6 +46,10 @@ class Quantity(StrEnum):
     MANY = "MANY"
 
 
+BANDS = tuple(f"0.{tenth}" for tenth in range(10))
+"""Names of the bands of a tile's probability: "0.9" holds 0.9 to 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """One tile that supports a finding: pixels of its image at full resolution; probability 0 to 1."""

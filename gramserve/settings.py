@@ -127,6 +127,19 @@ class SharedSettings(BaseSettings):
         validation_alias="GRAMSERVE_TRUSTED_KEYS_FILE",
         description="Public keys in PEM; what none of them signed is neither promoted nor loaded. Empty: no check.",
     )
+    traces_endpoint: str = Field(
+        default="",
+        pattern="^(https?://[^/]+)?$",
+        validation_alias="GRAMSERVE_TRACES_ENDPOINT",
+        description="http(s)://host:port of an OTLP/gRPC receiver of traces, https beyond this machine; empty: none.",
+    )
+    traces_share: float = Field(
+        default=1.0,
+        ge=0.0,
+        le=1.0,
+        validation_alias="GRAMSERVE_TRACES_SHARE",
+        description="Share (0 to 1) of the calls whose traces are recorded, where a caller did not decide it.",
+    )
     log_level: str = Field(
         default="INFO",
         pattern="^(DEBUG|INFO|WARNING|ERROR)$",

@@ -26,6 +26,7 @@ from gramserve.store.registry import Registry
 from gramserve.store.shadows import Shadows
 from gramserve.store.signing import read_trusted
 from gramserve.tls.service import Tls
+from gramserve.tracing import open_tracer
 from inference_svc.admission import Admission
 from inference_svc.background import keep_running
 from inference_svc.children import Children
@@ -44,10 +45,13 @@ from inference_svc.protocol import ChildSettings
 from inference_svc.recorder import Recorder
 from inference_svc.renewer import Renewer
 from inference_svc.runner import Runner
+from inference_svc.series import begin
+from inference_svc.served import Served
 from inference_svc.settings import WorkerSettings
 from inference_svc.shadow import Shadow
 from inference_svc.slide import Held
 from inference_svc.storage import Storage
+from inference_svc.usage import Usage
 
 LANE = "slides"
 SAFETY_PAUSE_S = 1.0
@@ -72,6 +76,7 @@ class App:
     ) -> None:
         self._settings = settings
         self.metrics = metrics or Metrics()
+        begin(self.metrics)
         access = open_access(settings, settings.listen, self.metrics)
         self.worker_id = settings.worker_id or f"{socket.gethostname()[:40]}-{os.getpid()}-{new_id()}"
         self.port = 0
@@ -83,6 +88,7 @@ class App:
         self._consuming: asyncio.Task[None] | None = None
 
         self._tls = Tls.of(settings)
+        self._tracer = open_tracer(settings, "gramserve-worker", self._tls)
         # Two clients: nothing slow on the one may hold up a renewal on the other.
         timeout_s = min(2.0, max(0.5, settings.renew_s))
         self._redis, self._renewing_redis = (
@@ -113,6 +119,7 @@ class App:
             trusted_keys=read_trusted(settings.trusted_keys_file).decode("ascii", "replace"),
         )
         environment = child_environment(os.environ, settings.max_image_pixels)
+        served = Served(self.metrics)
         self.children = Children(
             children,
             spawn=partial(ChildProcess.spawn, child_settings, environment),
@@ -121,7 +128,9 @@ class App:
             clock=clock,
             jitter=jitter,
             changed=self._wake,
+            served=served,
         )
+        self._show_usage(clock)
         registry = Registry(self._objects)
         self._shadow = Shadow(
             children=self.children,
@@ -145,6 +154,7 @@ class App:
             contact=self.contact,
             storage=self.storage,
             metrics=self.metrics,
+            served=served,
             handed_over=self._shadow.offer,
             max_attempts=settings.max_attempts,
             retry_delay_s=settings.retry_delay_s,
@@ -152,6 +162,7 @@ class App:
             clock=clock,
             wall=wall,
             jitter=jitter,
+            tracer=self._tracer,
         )
         self._consumer = Consumer(
             worker=self.worker_id,
@@ -211,6 +222,7 @@ class App:
             access=access,
             limits=call_limits(settings),
             refused=self._refusals.note,
+            tracer=self._tracer,
         )
         self._health = Health(self._can_consume, self._announce)
 
@@ -283,7 +295,14 @@ class App:
             await queue.aclose()
         for redis in (self._redis, self._renewing_redis):
             await redis.aclose()
+        await asyncio.to_thread(self._tracer.close)
         self._log.info("worker stopped", worker=self.worker_id)
+
+    def _show_usage(self, clock: Callable[[], float]) -> None:
+        usage = Usage(lambda: self.children.pids)
+        self.metrics.follow("children_memory_bytes", usage.memory_bytes)
+        self.metrics.follow("children_cpu_seconds", usage.cpu_s)
+        self.metrics.follow("slide_running_seconds", lambda: self.held.longest_s(clock()))
 
     def _show_metrics(self, host: str, port: int) -> int:
         try:

@@ -30,10 +30,10 @@ from inference_svc.protocol import (
     RunShadow,
     RunSlide,
     Started,
-    Wire,
     Work,
     is_urgent,
 )
+from inference_svc.wire import Wire
 
 HOOK = "GRAMSERVE_TEST_CHILD_HOOK"
 """For tests only: "module:function" that is called with every slide after it was announced; see docs/worker.md."""

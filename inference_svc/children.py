@@ -25,7 +25,9 @@ from inference_svc.protocol import (
     RunShadow,
     RunSlide,
     Started,
+    VersionLoaded,
 )
+from inference_svc.served import Served
 from inference_svc.work import Ending, Ticket, Withdrawn
 
 FIRST_DELAY_S = 0.2
@@ -39,7 +41,7 @@ class Children:
 
     `spawn` starts a child; `limit_s` bounds one piece of work; `jitter` gives 0 to 1; `changed` is called whenever
     there may be room for more slides; `grew` is set when a child became ready; `freed` is called when a child has room
-    for another inference request.
+    for another inference request. `served` hears of the versions that they load.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Children:
         clock: Callable[[], float],
         jitter: Callable[[], float],
         changed: Callable[[], None],
+        served: Served | None = None,
     ) -> None:
         self.count = count
         self.grew = asyncio.Event()
@@ -62,6 +65,7 @@ class Children:
         self._clock = clock
         self._jitter = jitter
         self._changed = changed
+        self._served = served or Served(metrics)
         self._log = log.get()
         self._ready: list[ChildProcess] = []
         self._waiting: deque[Ticket] = deque()
@@ -260,6 +264,8 @@ class Children:
                 self._log.info(
                     "engine chosen", version=version, engine=engine, tile_ms=rounded, passed_over=passed_over
                 )
+            case VersionLoaded():
+                self._served.loaded(message)
             case Failed(detail=detail) if detail:
                 self._log.error("child met an unexpected error", error=detail)
 
@@ -282,5 +288,7 @@ class Children:
         self._metrics.set("children", len(self._ready))
 
     def _count_models(self) -> None:
-        self._metrics.set("models_loaded", len(frozenset[str]().union(*(child.models for child in self._ready))))
+        loaded = frozenset[str]().union(*(child.models for child in self._ready))
+        self._served.serving(loaded)
+        self._metrics.set("models_loaded", len(loaded))
         self._metrics.set("models_memory_bytes", sum(child.models_bytes for child in self._ready))

@@ -12,6 +12,7 @@ from typing import Protocol
 from gramserve.errors import ArtifactInvalid, GramserveError, NotFound, Reason
 from gramserve.runtime.artifact import MODEL, LoadedArtifact, load_artifact
 from gramserve.runtime.choose import Choice, EngineChooser
+from gramserve.runtime.steps import Steps
 from gramserve.store import layout
 from gramserve.store.objects import ObjectMissing
 from gramserve.store.signing import MANIFEST, SIGNATURES, TrustedKeys
@@ -62,10 +63,10 @@ class _Entry:
 class LoadedModels:
     """At most `most` versions in about `most_bytes`; `changed` hears the names of those loaded, and their bytes.
 
-    `chosen` hears which engine serves a version and why. A version takes what the process grew by while it was loaded,
-    and no less than its model file. It is loaded before any other goes, so that one that fails costs nobody anything;
-    then the least recently used go, but never one that runs (`running`). A version that is larger than the bound alone
-    is the only one kept.
+    `chosen` hears which engine serves a version and why, `loaded` of each version and its seconds by step. A version
+    takes what the process grew by while it was loaded, and no less than its model file. It is loaded before any other
+    goes, so that one that fails costs nobody anything; then the least recently used go, but never one that runs
+    (`running`). A version that is larger than the bound alone is the only one kept.
 
     A version that failed is not tried again before a pause, which grows from half a second to a minute: a thousand
     slides that wait for a broken artifact shall not read it a thousand times. `clock` is monotonic, seconds.
@@ -84,6 +85,7 @@ class LoadedModels:
         chooser: EngineChooser | None = None,
         trusted: TrustedKeys | None = None,
         chosen: Callable[[str, Choice], None] = lambda version, choice: None,
+        loaded: Callable[[str, LoadedArtifact, dict[str, float]], None] = lambda version, artifact, seconds: None,
     ) -> None:
         self._objects = objects
         self._most = most
@@ -94,6 +96,7 @@ class LoadedModels:
         self._chooser = chooser
         self._trusted = trusted
         self._chosen = chosen
+        self._heard = loaded
         self._loaded: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         self._running: Counter[tuple[str, str]] = Counter()
         self._failed: OrderedDict[tuple[str, str, bool], tuple[Reason, float, float]] = OrderedDict()
@@ -158,18 +161,21 @@ class LoadedModels:
         if name is None:
             raise NotFound(Reason.UNKNOWN_MODEL_VERSION, "This is no name of a model version.")
         folder = layout.version_folder(name[1], int(name[2]))
+        steps = Steps()
         try:
-            manifest = self._objects.get_sync(f"{folder}/{MANIFEST}")
+            with steps.step("fetch"):
+                manifest = self._objects.get_sync(f"{folder}/{MANIFEST}")
         except ObjectMissing:
             raise NotFound(Reason.UNKNOWN_MODEL_VERSION, "This version does not exist.") from None
         if self._trusted is not None:
-            self._trusted.verify(manifest, self._signatures(folder))
+            with steps.step("verify"):
+                self._trusted.verify(manifest, self._signatures(folder))
         read: Callable[[str], bytes] = lambda file: self._objects.get_sync(f"{folder}/{file}")  # noqa: E731
         while True:
             self._memory.trim()
             before = self._memory.used()
             try:
-                artifact = load_artifact(read, manifest, digest, chooser=self._chooser)
+                artifact = load_artifact(read, manifest, digest, chooser=self._chooser, steps=steps)
                 break
             except MemoryError:
                 if spare or (oldest := self._oldest()) is None:
@@ -179,6 +185,7 @@ class LoadedModels:
         self._memory.trim()
         if artifact.choice is not None and artifact.choice.passed_over:
             self._chosen(version, artifact.choice)
+        self._heard(version, artifact, steps.seconds)
         return _Entry(artifact, max(self._memory.used() - before, artifact.manifest.files[MODEL].bytes))
 
     def _signatures(self, folder: str) -> bytes | None:

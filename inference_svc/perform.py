@@ -11,7 +11,9 @@ from gramserve.images.decode import use_one_thread
 from gramserve.images.limits import ImageLimits
 from gramserve.images.open import ReferenceOpener
 from gramserve.log import describe
+from gramserve.runtime.artifact import LoadedArtifact
 from gramserve.runtime.choose import EngineChooser
+from gramserve.runtime.tally import Reference
 from gramserve.store.objects import open_store
 from gramserve.store.signing import TrustedKeys
 from inference_svc.fetching import Fetcher
@@ -35,6 +37,7 @@ from inference_svc.protocol import (
     Part,
     RunShadow,
     RunSlide,
+    VersionLoaded,
     Work,
 )
 from inference_svc.whole import TooLargeForOne, WholeSlides, combine, finished
@@ -82,6 +85,7 @@ class Performer:
             chosen=lambda version, choice: send(
                 EngineChosen(version, choice.settings.name, choice.tile_s, choice.passed_over)
             ),
+            loaded=lambda version, artifact, seconds: send(_told(version, artifact, seconds)),
         )
         self._clock = clock
         self._between = between
@@ -163,12 +167,12 @@ class Performer:
         except TooLargeForOne as large:
             return large.divide(slide.id)
         read = self._now()
-        call = artifact.call(readings, specimen_type=slide.specimen_type).to_json()
+        judged = artifact.judge(readings, specimen_type=slide.specimen_type)
         stages["aggregate"] = self._now() - read
         stages["infer"] = readings.inference_s
         in_images = stages["fetch"] - (looked - began) + stages["decode"]
         stages["tile"] = max(0.0, read - loaded - in_images - stages["infer"])
-        return finished(slide.id, artifact, readings, call, stages)
+        return finished(slide.id, artifact, readings, judged, stages)
 
     def _interrupt(self) -> None:
         began = self._clock()
@@ -185,8 +189,8 @@ class Performer:
         stages = {"fetch": 0.0, "decode": 0.0}
         pictures = self._pictures.of(slide.laboratory, slide.images, artifact.contract.preprocessing, stages)
         readings = artifact.read(pictures, between=self._give_way)
-        call = artifact.call(readings, specimen_type=slide.specimen_type).to_json()
-        return finished(slide.id, artifact, readings, call, stages)
+        judged = artifact.judge(readings, specimen_type=slide.specimen_type)
+        return finished(slide.id, artifact, readings, judged, stages)
 
     def _give_way(self) -> None:
         """Raises SlideFailed (CANCELLED) when other work waits: a shadow holds up nobody for longer than one batch."""
@@ -197,6 +201,21 @@ class Performer:
         if (late := _late(work)) is not None:
             return late
         return infer(work, self._models.get(work.version, work.digest), self._limits, clock=self._clock)
+
+
+def _told(version: str, artifact: LoadedArtifact, seconds: dict[str, float]) -> VersionLoaded:
+    """What the worker hears of a version that was loaded."""
+    labels = artifact.manifest.labels
+    reference = Reference.of(artifact.manifest.evaluation, labels)
+    return VersionLoaded(
+        version,
+        artifact.engine.description,
+        seconds,
+        tuple(label.name for label in labels),
+        tuple(label.name for label in labels if label.kind == "organism"),
+        dict(reference.labels),
+        dict(reference.bands),
+    )
 
 
 def _late(work: RunSlide | Infer) -> Failed | None:

@@ -31,6 +31,7 @@ from inference_svc.protocol import (
     Ready,
     RunSlide,
     Started,
+    VersionLoaded,
 )
 from inference_svc.running import Running
 from inference_svc.work import Crashed, Ticket, TimedOut, Withdrawn
@@ -190,7 +191,7 @@ class ChildProcess:
             case Models(versions, size):
                 self.models = frozenset(versions)
                 self.models_bytes = size
-            case CannotStart() | EngineChosen():
+            case CannotStart() | EngineChosen() | VersionLoaded():
                 pass
             case _:
                 return False

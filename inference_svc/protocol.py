@@ -5,10 +5,7 @@ A frame is two lengths and a kind, then JSON, then perhaps bytes as they are: th
 
 from __future__ import annotations
 
-import select
-import socket
 import struct
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias, cast
@@ -20,7 +17,6 @@ MAX_FRAME_BYTES = 32 * 2**20
 MAX_BLOB_BYTES = 128 * 2**20
 _HEAD = struct.Struct(">IIB")  # bytes of the JSON that follows, bytes of the blob behind it, kind of the message
 _LENGTH = struct.Struct(">I")
-_RECEIVE_BYTES = 2**16
 
 
 class BrokenProtocol(Exception):
@@ -147,7 +143,8 @@ class Started:
 class Finished:
     """A slide's call (Call.to_json). Seconds; `stages` by name: fetch, decode, tile, infer, aggregate.
 
-    `reused`: the call was made before, for the same pixels.
+    `reused`: the call was made before, for the same pixels. Tiles fit to read by label and band: see
+    `gramserve.runtime.tally`.
     """
 
     id: int
@@ -158,6 +155,8 @@ class Finished:
     engine: str
     digest: str
     reused: bool = False
+    tile_labels: dict[str, int] = field(default_factory=dict)
+    tile_bands: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +238,37 @@ class EngineChosen:
     passed_over: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class VersionLoaded:
+    """A version was loaded into an engine, in so many seconds by step; its labels, those of organisms among them.
+
+    The shares of tiles of its validation split, by label and band, where its manifest knows them.
+    """
+
+    version: str
+    engine: str
+    load_s: dict[str, float]
+    labels: tuple[str, ...]
+    organisms: tuple[str, ...]
+    reference_labels: dict[str, float]
+    reference_bands: dict[str, float]
+
+
 Work: TypeAlias = RunSlide | Combine | LoadModel | RunShadow | Infer
 ToChild: TypeAlias = ChildSettings | RunSlide | LoadModel | Forget | RunShadow | Infer | Combine
 FromChild: TypeAlias = (
-    Ready | Started | Finished | Loaded | Failed | Models | CannotStart | EngineChosen | Inferred | Divide | Part
+    Ready
+    | Started
+    | Finished
+    | Loaded
+    | Failed
+    | Models
+    | CannotStart
+    | EngineChosen
+    | VersionLoaded
+    | Inferred
+    | Divide
+    | Part
 )
 Message: TypeAlias = ToChild | FromChild
 
@@ -265,6 +291,7 @@ _KINDS: tuple[type[Message], ...] = (
     Divide,
     Part,
     EngineChosen,
+    VersionLoaded,
 )
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _BLOB = "blob"
@@ -338,47 +365,3 @@ class Parser:
             yield _unpack(kind, data[body:blob], data[blob:end])
             at = end
         self._pieces, self.lacks = [data[at:]], lacks
-
-
-class Wire:
-    """The child's end of the socket pair; everything blocks."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-        self._poll = select.poll()
-        self._poll.register(connection, select.POLLIN)
-        self._parser = Parser()
-        self._received: deque[Message] = deque()
-        self._held = b""
-
-    def send(self, message: Message, *, hold: bool = False) -> None:
-        """Sends one message; raises OSError when the worker is gone.
-
-        `hold`: it may go together with the next one, which is sent soon, or when `receive` would have to wait.
-        """
-        self._held += pack(message)
-        if not hold:
-            self._flush()
-
-    def receive(self) -> Message | None:
-        """Waits for the next message; None when the worker is gone. Raises BrokenProtocol and RecordCorrupt."""
-        if self._held and not self.waiting():
-            self._flush()
-        while not self._received:
-            try:
-                # Several messages that wait are received together; of a large one just what it lacks, in few pieces.
-                data = self._socket.recv(max(_RECEIVE_BYTES, self._parser.lacks))
-            except ConnectionError:
-                return None
-            if not data:
-                return None
-            self._received.extend(self._parser.feed(data))
-        return self._received.popleft()
-
-    def waiting(self) -> bool:
-        """True when `receive` would not have to wait, or not for long."""
-        return bool(self._received) or bool(self._poll.poll(0))
-
-    def _flush(self) -> None:
-        held, self._held = self._held, b""
-        self._socket.sendall(held)

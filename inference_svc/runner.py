@@ -11,16 +11,19 @@ from gramserve.errors import GramserveError, NotFound, Reason
 from gramserve.metrics import Metrics
 from gramserve.queue import Queue
 from gramserve.store.batches import BatchStore
-from gramserve.store.records import BatchRecord, ErrorRecord, OutcomeRecord, SlideRecord, SlideState
+from gramserve.store.records import BatchRecord, ErrorRecord, OutcomeRecord, Priority, SlideRecord, SlideState
 from gramserve.store.reuse import reuse_key
+from gramserve.tracing import OFF, Tracer
 from inference_svc.children import Children
 from inference_svc.completer import Completer
 from inference_svc.contact import Contact
 from inference_svc.divide import run_divided
 from inference_svc.protocol import Divide, Failed, Finished, Loaded, Part, RunSlide
 from inference_svc.recorder import AWAY, DEADLINE_PAUSE_S, STORE_PAUSE_S, Recorder
+from inference_svc.served import Served
 from inference_svc.slide import Held, Slide
 from inference_svc.storage import Storage
+from inference_svc.trace import UNTRACED, SlideTrace, begin
 from inference_svc.work import Crashed, TimedOut, Withdrawn
 
 T = TypeVar("T")
@@ -52,6 +55,7 @@ class Runner:
         contact: Contact,
         storage: Storage,
         metrics: Metrics,
+        served: Served,
         handed_over: Callable[[Slide, RunSlide, Finished], None],
         max_attempts: int,
         retry_delay_s: float,
@@ -59,6 +63,7 @@ class Runner:
         clock: Callable[[], float],
         wall: Callable[[], float],
         jitter: Callable[[], float],
+        tracer: Tracer = OFF,
     ) -> None:
         self._worker = worker
         self._queue = queue
@@ -70,6 +75,7 @@ class Runner:
         self._contact = contact
         self._storage = storage
         self._metrics = metrics
+        self._served = served
         self._handed_over = handed_over
         self._max_attempts = max_attempts
         self._retry_delay_s = retry_delay_s
@@ -77,10 +83,14 @@ class Runner:
         self._clock = clock
         self._wall = wall
         self._jitter = jitter
+        self._tracer = tracer
+        self._traces: dict[Slide, SlideTrace] = {}
         self._log = log.get()
 
     async def run(self, slide: Slide) -> None:
         """From the lease to the end; whatever happens, the slide is not held afterwards."""
+        if slide.attempts == 1:
+            self._metrics.observe("slide_wait_seconds", slide.lease.queued_s, priority=_priority(slide))
         try:
             await self._run(slide)
         except Exception as error:
@@ -88,6 +98,8 @@ class Runner:
             self._log.error("slide could not be run", batch=slide.lease.batch, error=log.describe(error))
         finally:
             self._held.remove(slide)
+            if (trace := self._traces.pop(slide, None)) is not None:
+                trace.end()
 
     async def give_back(self, slide: Slide) -> None:
         """Release a slide uncharged."""
@@ -105,6 +117,7 @@ class Runner:
         if record is None:
             await self._fail(slide, Reason.REFERENCE_NOT_FOUND, "The slide is not in its batch's manifest.", began_s)
             return
+        trace = self._traced(slide, batch)
         reuse = self._reuse_key(slide, record, batch)
         lease = slide.lease
         work = RunSlide(
@@ -122,6 +135,7 @@ class Runner:
         ending = await slide.ticket.ending
         if isinstance(ending, Divide):
             ending = await run_divided(self._children, work, ending, gone=slide.gone)
+        trace.ran(ending)
         if slide.gone():
             return
         match ending:
@@ -166,6 +180,13 @@ class Runner:
             return ""
         return reuse_key(slide.lease.digest, record.images, record.specimen_type)
 
+    def _traced(self, slide: Slide, batch: BatchRecord | None) -> SlideTrace:
+        """The trace of the slide, from its acceptance on, where its batch is traced."""
+        if batch is None or not batch.trace:
+            return UNTRACED
+        held_s = self._clock() - slide.leased_s
+        return self._traces.setdefault(slide, begin(self._tracer, slide, batch.trace, self._wall, held_s))
+
     # How a run ended.
 
     async def _succeed(self, slide: Slide, ending: Finished, began_s: float, reuse: str) -> None:
@@ -184,6 +205,8 @@ class Runner:
         for stage, seconds in ending.stages.items():
             self._metrics.observe("slide_stage_seconds", seconds, stage=stage)
         await self._record(slide, outcome, began_s, keep="" if ending.reused else reuse)
+        if not slide.gone():  # else somebody else runs it, and counts it
+            self._served.called(slide.lease.version, ending)
 
     async def _failed(self, slide: Slide, ending: Failed, began_s: float) -> None:
         reason = Reason(ending.reason)
@@ -267,10 +290,15 @@ class Runner:
         stored = outcome if created else await self._recorded(slide)
         if stored is None:
             return
-        self._metrics.observe("slide_stage_seconds", slide.lease.queued_s, stage="queue")
         self._metrics.observe("slide_stage_seconds", ran_s - began_s, stage="run")
-        self._metrics.observe("slide_stage_seconds", self._clock() - ran_s, stage="store")
+        trace = self._traces.get(slide, UNTRACED)
+        trace.stored(stored)
+        now_s = self._clock()
+        self._metrics.observe("slide_stage_seconds", now_s - ran_s, stage="store")
+        total_s = slide.lease.queued_s + now_s - slide.leased_s
+        self._metrics.observe("slide_seconds", total_s, priority=_priority(slide))
         await self._complete(slide, stored)
+        trace.completed()
 
     async def _complete(self, slide: Slide, outcome: OutcomeRecord) -> None:
         accepted = await self._completer.complete(slide, outcome.state, review=outcome.review_required)
@@ -322,3 +350,7 @@ class Runner:
                 self._contact.answered()
                 return result
         return None
+
+
+def _priority(slide: Slide) -> str:
+    return Priority.STAT.value if slide.lease.stat else Priority.ROUTINE.value

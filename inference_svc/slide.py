@@ -90,6 +90,10 @@ class Held:
             self._coming = {token: slide for token, slide in self._coming.items() if slide.ticket is None}
         return len(self._coming)
 
+    def longest_s(self, now_s: float) -> float:
+        """How long the slide is here that is here longest; 0 where there is none. From any thread."""
+        return max((now_s - slide.leased_s for slide in list(self._slides.values())), default=0.0)
+
     def __len__(self) -> int:
         return len(self._slides)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
+from gramserve.calls import Call
 from gramserve.images.slidefile import Identity, SlideFile, identities
 from gramserve.images.wholeslide import WholeSlide
 from gramserve.images.wholeslide_grid import Plan
 from gramserve.runtime.artifact import LoadedArtifact
 from gramserve.runtime.preprocess import Picture, SlidePart
 from gramserve.runtime.readings import Readings
+from gramserve.runtime.tally import Tally
 from gramserve.store.manifest import Preprocessing
 from inference_svc.pictures import Opened, Pictures, changed
 from inference_svc.protocol import Combine, Divide, Finished, Part, RunSlide, split_blobs
@@ -122,22 +124,25 @@ class WholeSlides:
 def combine(work: Combine, artifact: LoadedArtifact) -> Finished:
     """The call of a slide from the readings of all its parts."""
     readings = Readings.joined(split_blobs(work.blob))
-    call = artifact.call(readings, specimen_type=work.specimen_type).to_json()
-    return finished(work.id, artifact, readings, call, {"infer": readings.inference_s})
+    judged = artifact.judge(readings, specimen_type=work.specimen_type)
+    return finished(work.id, artifact, readings, judged, {"infer": readings.inference_s})
 
 
 def finished(
-    number: int, artifact: LoadedArtifact, readings: Readings, call: dict[str, Any], stages: dict[str, float]
+    number: int, artifact: LoadedArtifact, readings: Readings, judged: tuple[Call, Tally], stages: dict[str, float]
 ) -> Finished:
-    """What the worker hears when work `number` made the call of a slide (Call.to_json)."""
+    """What the worker hears when work `number` judged a slide."""
+    call, counts = judged
     return Finished(
         id=number,
-        call=call,
+        call=call.to_json(),
         tiles=len(readings),
         inference_s=readings.inference_s,
         stages=stages,
         engine=artifact.engine.description,
         digest=artifact.digest,
+        tile_labels=counts.labels,
+        tile_bands=counts.bands,
     )
 
 

@@ -25,6 +25,7 @@ from gramserve.store.registry import Registry
 from gramserve.store.signing import load_signer, load_trusted
 from gramserve.store.uploads import Uploads
 from gramserve.tls.service import Tls
+from gramserve.tracing import OFF, open_tracer
 from gramserve.v1 import optimizer_service_pb2_grpc
 from optimizer_svc.consumer import Consumer
 from optimizer_svc.ending import Ending
@@ -33,6 +34,7 @@ from optimizer_svc.optimizations import Optimizations
 from optimizer_svc.process import JOB_COMMAND
 from optimizer_svc.publishing import Publisher
 from optimizer_svc.schedule import Schedule
+from optimizer_svc.series import begin
 from optimizer_svc.servicer import SERVICE, OptimizerServicer
 from optimizer_svc.settings import OptimizerSettings
 from optimizer_svc.sources import Sources
@@ -58,6 +60,7 @@ class App:
         self._recording: asyncio.Task[None] | None = None
         self._redis: Redis | None = None
         self._queue: Queue | None = None
+        self._tracer = OFF
         self._server: RpcServer | None = None
         self._consumer: Consumer | None = None
 
@@ -72,10 +75,12 @@ class App:
     async def _start(self) -> int:
         settings = self._settings
         access = open_access(settings, settings.listen, self.metrics)
+        begin(self.metrics)
         objects = open_store(settings.store_url)
         await objects.probe()
         work_folder = await asyncio.to_thread(_made, settings.work_folder)
         tls = Tls.of(settings)
+        self._tracer = open_tracer(settings, "gramserve-optimizer", tls)
         self._redis = connect(settings.redis_url, tls=tls)
         queue = self._queue = Queue(self._redis, LANE, lease_s=settings.lease_s)
         await queue.check_safe(allow_volatile=settings.allow_volatile_redis)
@@ -110,6 +115,7 @@ class App:
             access=access,
             limits=call_limits(settings),
             refused=refusals.note,
+            tracer=self._tracer,
         )
         jobs = Jobs(
             queue,
@@ -168,6 +174,7 @@ class App:
             await self._queue.aclose()
         if self._redis is not None:
             await self._redis.aclose()
+        await asyncio.to_thread(self._tracer.close)
         self.metrics.close()
 
     async def _end_loops(self) -> None:

@@ -47,6 +47,7 @@ class Consumer:
         self._monotonic = monotonic
         self._watch = ContactWatch(queue.lease_s, clock=monotonic)
         self._contact = True
+        self._idle()
         self._stopping = asyncio.Event()
         self._log = log.get()
 
@@ -81,10 +82,15 @@ class Consumer:
 
     async def _run(self, lease: Lease, leased_at_s: float) -> None:
         self._metrics.set("leases", 1)
+        self._metrics.set("optimizations_running", 1)
         try:
             await self._jobs.run(lease, leased_at_s)
         finally:
-            self._metrics.set("leases", 0)
+            self._idle()
+
+    def _idle(self) -> None:
+        for name in ("leases", "optimizations_running", "optimization_progress"):
+            self._metrics.set(name, 0)
 
     async def _sweep(self) -> bool:
         server = await self._watch.look(self._queue.server)

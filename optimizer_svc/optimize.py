@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gramserve.errors import NotAccepted, Reason
+from gramserve.runtime.aggregate import probabilities
+from gramserve.runtime.tally import REFERENCE, Reference, tally
 from gramserve.store.manifest import EngineSettings
 from optimizer_svc.calibrate import fit_temperature, reliability
 from optimizer_svc.candidates import check_recipes, engines_for
@@ -173,11 +175,24 @@ def _package(findings: Findings, workspace: Workspace, pace: Pace) -> Optimizati
         slides=findings.slides,
         alternatives=_alternatives(chosen, findings, vectors),
         decode_reduction=findings.decode.reduction,
-        evaluation={**summary, "comparison": report["comparison"], "test": report["test"]},
+        evaluation={
+            **summary,
+            "comparison": report["comparison"],
+            "test": report["test"],
+            REFERENCE: _reference(chosen, findings.calibrated, findings.spec).to_json(),
+        },
         created=findings.created,
     )
     pace.finish(f"Accepted: {chosen.candidate.name}")
     return OptimizationResult(files, manifest, summary, report)
+
+
+def _reference(chosen: Trial, calibrated: Calibrated, spec: OptimizationSpec) -> Reference:
+    """What the artifact says of the tiles of val: workers show it beside what they see."""
+    if chosen.logits is None:
+        return Reference({}, {})
+    counts = tally(probabilities(chosen.logits, calibrated.temperature), spec.labels)
+    return Reference.counted(counts, spec.labels)
 
 
 def _alternatives(chosen: Trial, findings: Findings, vectors: bytes) -> tuple[EngineSettings, ...]:

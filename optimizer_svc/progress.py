@@ -55,6 +55,7 @@ class ProgressWriter:
             self._last = ProgressRecord(
                 going.stage, going.message, going.fraction, start_s, now_s, self.elapsed_s, left_s
             )
+            self._metrics.set("optimization_progress", going.fraction)
             self._progress_unwritten = True
             if new_stage or now_s - self._written_s >= _LEAST_GAP_S:
                 await self._flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import cv2
 import numpy as np
@@ -96,6 +97,7 @@ def tiny_draft(
     tolerance: float = 1e-3,
     review_by_specimen: dict[str, float] | None = None,
     decode_reduction: int = 1,
+    evaluation: dict[str, Any] | None = None,
 ) -> tuple[dict[str, bytes], ArtifactDraft]:
     """The files of a tiny artifact and its draft, ready for `Registry.publish`."""
     model = tiny_model(labels, input_px, sharpness)
@@ -127,6 +129,7 @@ def tiny_draft(
         ),
         engine=settings,
         alternatives=tuple(others),
+        evaluation=evaluation or {},
     )
     return {"model.onnx": model, "golden.npz": golden}, draft
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import page
+from benchmarks import metrics_cost, page
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.environments import HERE
 from benchmarks.tables import BUILDERS, tables
@@ -95,3 +98,26 @@ def test_every_peer_has_a_server_and_pins_what_it_is_measured_for(peer: Any) -> 
     assert (HERE / peer.folder / "server.py").exists()
     pins = (HERE / peer.folder / "requirements.txt").read_text(encoding="utf-8").split()
     assert any(pin.split("==")[0].split("[")[0] == peer.package and "==" in pin for pin in pins)
+
+
+def test_a_stack_without_metrics_counts_nothing_and_is_otherwise_the_same() -> None:
+    code = (
+        "import numpy as np\n"
+        "from gramserve.metrics import Metrics\n"
+        "from gramserve.runtime import artifact\n"
+        "from inference_svc.served import Served\n"
+        "metrics = Metrics()\n"
+        "metrics.count('tiles')\n"
+        "Served(metrics).called('models/m/versions/1', None)\n"
+        "print(metrics.registry.get_sample_value('gramserve_tiles_total'), artifact.tally(np.ones((1, 1)), []).labels)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **metrics_cost.unmeasured(), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["0.0", "{}"]

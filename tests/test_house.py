@@ -14,7 +14,8 @@ import pytest
 
 from tests.sources import PACKAGES, ROOT, Module, modules, python_files, tracked
 
-FOUNDATION = {f"gramserve.{name}" for name in ("errors", "calls", "settings", "log", "metrics", "access", "tls")}
+_FOUNDATION = ("errors", "calls", "settings", "log", "metrics", "access", "tls", "tracing")
+FOUNDATION = {f"gramserve.{name}" for name in _FOUNDATION}
 STUBS = {"gramserve.v1", "gramserve.oip"}
 SHARED = {f"gramserve.{name}" for name in ("queue", "store", "images", "runtime", "rpc", "sandbox")}
 

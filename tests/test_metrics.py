@@ -68,3 +68,50 @@ def test_the_port_shows_all_metrics_and_closes_again() -> None:
     assert "process_cpu_seconds_total" in text
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)
+
+
+def test_a_gauge_shows_nothing_before_it_has_a_value() -> None:
+    metrics = Metrics()
+    assert _read(metrics, "store_free_bytes") is None
+    metrics.set("store_free_bytes", 0)
+    assert _read(metrics, "store_free_bytes") == 0
+
+
+def test_a_value_that_is_followed_is_read_when_it_is_shown_and_not_shown_while_there_is_none() -> None:
+    metrics = Metrics()
+    now: list[float | None] = [5.0]
+    metrics.follow("children_cpu_seconds", lambda: now[0])
+    metrics.follow("store_free_bytes", lambda: now[0])
+    assert _read(metrics, "children_cpu_seconds_total") == _read(metrics, "store_free_bytes") == 5
+    now[0] = None
+    assert _read(metrics, "children_cpu_seconds_total") is None
+    assert _read(metrics, "store_free_bytes") is None
+
+
+def test_what_is_forgotten_is_not_shown_and_counts_from_nothing_when_it_comes_back() -> None:
+    metrics = Metrics()
+    for version in ("1", "2"):
+        metrics.count("tile_calls", 3, model="gram", version=version, label="GNR")
+        metrics.set("model_loaded", 1, model="gram", version=version, engine="e")
+    metrics.forget("model_loaded", model="gram", version="1")
+    assert _read(metrics, "model_loaded", model="gram", version="1", engine="e") is None
+    assert _read(metrics, "tile_calls_total", model="gram", version="1", label="GNR") == 3
+    metrics.forget(model="gram", version="1")
+    assert _read(metrics, "tile_calls_total", model="gram", version="1", label="GNR") is None
+    assert _read(metrics, "tile_calls_total", model="gram", version="2", label="GNR") == 3
+    metrics.count("tile_calls", model="gram", version="1", label="GNR")
+    assert _read(metrics, "tile_calls_total", model="gram", version="1", label="GNR") == 1
+
+
+def test_a_counter_cannot_be_set_and_a_gauge_cannot_be_counted() -> None:
+    with pytest.raises(KeyError):
+        Metrics().set("tiles", 1)
+    with pytest.raises(KeyError):
+        Metrics().count("leases")
+
+
+def test_what_lasts_a_night_has_buckets_that_reach_to_its_end() -> None:
+    for spec in SPECS:
+        assert list(spec.buckets) == sorted(set(spec.buckets)), spec.name
+        if spec.name in {"slide_seconds", "slide_wait_seconds"}:
+            assert spec.buckets[-1] >= 12 * 3600

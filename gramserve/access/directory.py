@@ -35,6 +35,7 @@ class Directory:
     ) -> None:
         """Raises InvalidInput (INVALID_SETTINGS) when the file cannot be used."""
         self._metrics = metrics
+        metrics.set("access_file_unusable", 0)
         self._clock = clock
         self._period_s = period_s
         self._reloaded = Reloaded("access file", (str(path),), lambda: read_access_file(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gramserve.queue.connection import connect
 from gramserve.queue.contact import ContactWatch
 from gramserve.queue.embedded import EmbeddedRedis
+from gramserve.queue.memory import Memory, memory
 from gramserve.queue.queue import Queue
 from gramserve.queue.states import (
     Completion,
@@ -28,6 +29,7 @@ __all__ = [
     "EmbeddedRedis",
     "Event",
     "Lease",
+    "Memory",
     "Queue",
     "Reclaimed",
     "RenewStatus",
@@ -36,4 +38,5 @@ __all__ = [
     "Settlement",
     "Snapshot",
     "connect",
+    "memory",
 ]

@@ -305,8 +305,8 @@ class Queue:
 
     async def depth(self) -> Depth:
         """What waits and runs in the lane now."""
-        stat, routine, leased, delayed, waited_ms = await self._scripts.run("depth")
-        return Depth(stat, routine, leased, delayed, waited_ms / 1000)
+        stat, routine, leased, delayed, stat_ms, routine_ms = await self._scripts.run("depth")
+        return Depth(stat, routine, leased, delayed, stat_ms / 1000, routine_ms / 1000)
 
     async def tallies(self) -> dict[str, int]:
         """Counters of the lane since Redis was last empty; one that never counted is missing.

@@ -155,13 +155,19 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What waits and runs in the lane; `oldest_ready_s` is how long the next slide of either class has waited."""
+    """What waits and runs in the lane, and how long the next slide of either class has waited; 0 where none waits."""
 
     ready_stat: int
     ready_routine: int
     leased: int
     delayed: int
-    oldest_ready_s: float
+    oldest_stat_s: float
+    oldest_routine_s: float
+
+    @property
+    def oldest_ready_s(self) -> float:
+        """The longer of the two."""
+        return max(self.oldest_stat_s, self.oldest_routine_s)
 
 
 @dataclass(frozen=True, slots=True)

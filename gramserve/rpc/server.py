@@ -20,7 +20,9 @@ from gramserve.rpc.access import AccessControl
 from gramserve.rpc.interceptors import ErrorsAndMetrics
 from gramserve.rpc.limits import CallLimiter, CallLimits
 from gramserve.rpc.tls import server_credentials
+from gramserve.rpc.tracing import Traced
 from gramserve.tls.service import Tls
+from gramserve.tracing import OFF, Tracer
 
 
 class RpcServer:
@@ -28,7 +30,7 @@ class RpcServer:
 
     It speaks TLS where `tls` serves, else plain text, beyond this machine only where `tls` allows it.
     `access` knows who may call; without it everybody may. `limits` bound calls at once; without them nothing does.
-    `refused` is that of `ErrorsAndMetrics`.
+    `refused` is that of `ErrorsAndMetrics`. `tracer` makes a span of every call with one answer.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class RpcServer:
         access: Directory | None = None,
         limits: CallLimits | None = None,
         refused: Callable[[str, GramserveError], None] = lambda method, error: None,
+        tracer: Tracer = OFF,
     ) -> None:
         limits = limits or CallLimits()
         rules = rules_of(names)
@@ -52,6 +55,8 @@ class RpcServer:
         ]
         if access is not None:
             interceptors.insert(1, AccessControl(access, rules))
+        if tracer is not OFF:
+            interceptors.insert(0, Traced(tracer))
         self._access = access
         self._tls = tls or Tls()
         self._metrics = metrics

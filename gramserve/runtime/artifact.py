@@ -22,6 +22,8 @@ from gramserve.runtime.golden import check_golden, golden_tiles, run_in_batches
 from gramserve.runtime.preprocess import Picture, Place, SlidePart, tile_batches
 from gramserve.runtime.quality import measure_quality
 from gramserve.runtime.readings import Readings
+from gramserve.runtime.steps import Steps
+from gramserve.runtime.tally import Tally, tally
 from gramserve.store.manifest import ArtifactDraft, ArtifactManifest, EngineSettings, manifest_digest
 
 MODEL = "model.onnx"
@@ -113,7 +115,11 @@ class Classifier:
         return Readings(logits, tuple(Place(index, whole) for index in range(len(tiles))), inference_s)
 
     def call(self, readings: Readings, *, specimen_type: str = "") -> Call:
-        """The call of a slide from all of its readings.
+        """The call of a slide from all of its readings: `judge` without the count of tiles."""
+        return self.judge(readings, specimen_type=specimen_type)[0]
+
+    def judge(self, readings: Readings, *, specimen_type: str = "") -> tuple[Call, Tally]:
+        """The call of a slide from all of its readings, and what was said of its tiles that are fit to read.
 
         `specimen_type` decides when a person must look, where the artifact has a threshold for it.
         """
@@ -121,7 +127,8 @@ class Classifier:
         tile_probabilities = probabilities(readings.logits, contract.calibration.temperature)
         rules = contract.aggregation.for_specimen(specimen_type)
         conditions = conditions_of(readings, contract.preprocessing, rules)
-        return aggregate(tile_probabilities, readings.places, contract.labels, rules, conditions)
+        call = aggregate(tile_probabilities, readings.places, contract.labels, rules, conditions)
+        return call, tally(tile_probabilities[conditions.assessed], contract.labels)
 
 
 class LoadedArtifact(Classifier):
@@ -153,14 +160,17 @@ def load_artifact(
     *,
     chooser: EngineChooser | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    steps: Steps | None = None,
 ) -> LoadedArtifact:
     """Verifies and loads a version: digests, then the engine, then its golden vectors on this CPU, then a warm-up.
 
     `chooser` takes one of the manifest's `engine` and `alternatives`; without it, the first that is installed here
-    serves. `read` gives a file of the version by name and raises NotFound where there is none.
+    serves. `read` gives a file of the version by name and raises NotFound where there is none. `steps` gets the seconds
+    of fetch, verify, engine and golden.
     Raises ArtifactInvalid: ARTIFACT_CORRUPT, ARTIFACT_INCOMPLETE, ARTIFACT_GOLDEN_MISMATCH, MODEL_UNAVAILABLE;
     MemoryError. What `read` raises otherwise (Unavailable) passes through.
     """
+    steps = steps or Steps(clock)
     if manifest_digest(manifest_bytes) != expected_digest:
         raise ArtifactInvalid(
             Reason.ARTIFACT_CORRUPT,
@@ -168,21 +178,23 @@ def load_artifact(
             metadata={"file": "manifest.json"},
         )
     manifest = ArtifactManifest.from_json(manifest_bytes)
-    model, golden = (_read_verified(read, manifest, name) for name in (MODEL, GOLDEN))
+    model, golden = (_read_verified(read, manifest, name, steps) for name in (MODEL, GOLDEN))
     edge, choices = manifest.preprocessing.input_px, [manifest.engine, *manifest.alternatives]
 
     def check(engine: Engine, settings: EngineSettings) -> NDArray[np.uint8]:
         batch_tiles = settings.batch_tiles
-        check_golden(engine, golden, labels=len(manifest.labels), input_px=edge, batch_tiles=batch_tiles)
-        # First runs at the sizes that serve, a full batch and a rest, allocate and compile now and not under a slide.
-        for count in (batch_tiles, 1):
-            engine.run(np.zeros((count, edge, edge, 3), np.uint8))
-        return golden_tiles(golden)
+        with steps.step("golden"):
+            check_golden(engine, golden, labels=len(manifest.labels), input_px=edge, batch_tiles=batch_tiles)
+            # First runs at the sizes that serve, a full batch and a rest, allocate and compile now, not under a slide.
+            for count in (batch_tiles, 1):
+                engine.run(np.zeros((count, edge, edge, 3), np.uint8))
+            return golden_tiles(golden)
 
     try:
         if chooser is None:
             chooser, choices = EngineChooser(), [first_installed(choices)]
-        chosen = chooser.choose(expected_digest, model, choices, check)
+        with steps.step("engine"):
+            chosen = chooser.choose(expected_digest, model, choices, check)
     except SlideFailed:
         raise ArtifactInvalid(
             Reason.ARTIFACT_CORRUPT, "The model fails on its own golden tiles.", metadata={"file": MODEL}
@@ -192,16 +204,19 @@ def load_artifact(
     )
 
 
-def _read_verified(read: Callable[[str], bytes], manifest: ArtifactManifest, name: str) -> bytes:
+def _read_verified(read: Callable[[str], bytes], manifest: ArtifactManifest, name: str, steps: Steps) -> bytes:
     """A file of the version whose size and SHA-256 are those in the manifest."""
     listed = manifest.files.get(name)
     if listed is None:
         raise ArtifactInvalid(Reason.ARTIFACT_INCOMPLETE, f"The manifest lists no {name}.", metadata={"file": name})
     try:
-        data = read(name)
+        with steps.step("fetch"):
+            data = read(name)
     except NotFound:
         raise ArtifactInvalid(Reason.ARTIFACT_INCOMPLETE, f"{name} is missing.", metadata={"file": name}) from None
-    if len(data) != listed.bytes or hashlib.sha256(data).hexdigest() != listed.sha256:
+    with steps.step("verify"):
+        same = len(data) == listed.bytes and hashlib.sha256(data).hexdigest() == listed.sha256
+    if not same:
         raise ArtifactInvalid(
             Reason.ARTIFACT_CORRUPT, f"{name} is not the file that was published.", metadata={"file": name}
         )

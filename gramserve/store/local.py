@@ -44,6 +44,11 @@ class LocalObjects:
             self._root, token, ThreadPoolExecutor(_SYNCING_THREADS, thread_name_prefix="sync")
         )
 
+    @property
+    def root(self) -> str:
+        """The folder, absolute."""
+        return self._root
+
     async def put(self, path: str, data: bytes) -> None:
         """Writes or replaces an object."""
         await self._write(self._files.write, self._name(path), data)

@@ -95,7 +95,8 @@ class BatchRecord(Record):
     """A batch as it was accepted; never changes.
 
     `model` is what was asked for, `model_version` ("models/m/versions/3") and `model_digest` what it was frozen to.
-    `reuse_results`: slides whose pixels were called before may get that call.
+    `reuse_results`: slides whose pixels were called before may get that call. `trace` is the W3C traceparent of the
+    call that made it, "" where that is not traced.
     """
 
     laboratory: str
@@ -112,6 +113,7 @@ class BatchRecord(Record):
     annotations: dict[str, str]
     create_time: float
     reuse_results: bool = True
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

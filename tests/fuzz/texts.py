@@ -21,6 +21,7 @@ from gramserve.store.manifest import ArtifactManifest
 from gramserve.store.objects import open_store
 from inference_svc import protocol
 from inference_svc.protocol import BrokenProtocol
+from inference_svc.wire import Wire
 from optimizer_svc.archive import extract_archive
 from optimizer_svc.labels import parse_labels
 from tests.artifacts import tiny_artifact
@@ -108,7 +109,7 @@ def frames() -> Iterator[Run]:
             far.sendall(data[:65_536])
             far.shutdown(socket.SHUT_WR)
             with suppress(BrokenProtocol, RecordCorrupt):
-                wire = protocol.Wire(near)
+                wire = Wire(near)
                 while wire.receive() is not None:
                     pass
 
@@ -164,7 +165,10 @@ def _frames() -> list[bytes]:
     part = protocol.Part(1, 3, 0.1, b"readings")
     failed = protocol.Failed(1, "CORRUPT_IMAGE", "x", False)
     chosen = protocol.EngineChosen("models/m/versions/1", "openvino", {"openvino": 0.1}, {})
-    found = [slide, protocol.Ready(), protocol.Started(1), done, part, failed, protocol.Models(("a",), 1), chosen]
+    told = protocol.VersionLoaded(
+        "models/m/versions/1", "openvino", {"fetch": 0.1}, ("A",), (), {"A": 1.0}, {"0.9": 1.0}
+    )
+    found = [slide, protocol.Ready(), protocol.Started(1), done, part, failed, protocol.Models(("a",), 1), chosen, told]
     return [*(protocol.pack(one) for one in found), b"".join(protocol.pack(one) for one in found)]
 
 

@@ -15,7 +15,8 @@ from gramserve.store.records import ImageRecord
 from inference_svc import protocol
 from inference_svc.child import Inbox
 from inference_svc.frames import Frames
-from inference_svc.protocol import BrokenProtocol, Finished, Forget, Inferred, Parser, RunSlide, Started, Wire
+from inference_svc.protocol import BrokenProtocol, Finished, Forget, Inferred, Parser, RunSlide, Started
+from inference_svc.wire import Wire
 
 SLIDE = RunSlide(7, "lab", (ImageRecord(sha256="a" * 64), ImageRecord(uri="/x")), "models/m/versions/1", "d" * 64)
 

@@ -17,6 +17,7 @@ from gramserve.images.decode import decode
 from gramserve.images.limits import ImageLimits
 from gramserve.runtime.artifact import load_artifact
 from gramserve.runtime.engines import open_engine
+from gramserve.runtime.tally import Reference
 from gramserve.store.manifest import ArtifactFile, ArtifactManifest, manifest_digest
 from optimizer_svc.finetune import FinetuneResult
 from optimizer_svc.optimize import run_optimization
@@ -75,6 +76,11 @@ def test_an_artifact_has_all_its_files_and_loads_as_the_worker_loads_it(finished
     tile = next((finished.spec.data / "val" / "GNR").iterdir())
     classified = loaded.classify([decode(tile.read_bytes(), ImageLimits())])
     assert classified.tiles == 1
+    # What workers compare the tiles that they see with.
+    reference = Reference.of(loaded.manifest.evaluation, loaded.manifest.labels)
+    assert set(reference.labels) == {label.name for label in loaded.manifest.labels}
+    assert sum(reference.labels.values()) == pytest.approx(1)
+    assert sum(reference.bands.values()) == pytest.approx(1)
     assert classified.call.outcome in set(Outcome)
 
 
