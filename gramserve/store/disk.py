@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import contextmanager, suppress
+from functools import partial
 from threading import Lock
 
 _KNOWN_FOLDERS = 512
@@ -33,12 +34,14 @@ def random_token() -> str:
 class DurableFiles:
     """Writes files below `root` for any number of threads and processes; raises OSError.
 
-    `token` makes the names of unfinished files unique among all processes that share the folder.
+    `token` makes the names of unfinished files unique among all processes that share the folder. Fsyncs wait side by
+    side in `threads`, which must not be those that call this.
     """
 
-    def __init__(self, root: str, token: Callable[[], str]) -> None:
+    def __init__(self, root: str, token: Callable[[], str], threads: Executor) -> None:
         self._root = root
         self._token = token
+        self._threads = threads
         self._folders: dict[str, None] = {}
         self._remembering = Lock()
 
@@ -63,11 +66,10 @@ class DurableFiles:
         self._settle([name], made)
         return created
 
-    def create_many(self, files: Sequence[tuple[str, bytes]], threads: Executor) -> list[bool]:
+    def create_many(self, files: Sequence[tuple[str, bytes]]) -> list[bool]:
         """`create` of each (name, data), all made durable together: less than half the cost of one after the other.
 
-        When it raises, some of them may have been written. Fsyncs wait in `threads`, which must not be those that call
-        this.
+        When it raises, some of them may have been written.
         """
         created = [not os.path.exists(name) for name, _ in files]
         unfinished: list[tuple[str, int]] = []
@@ -84,7 +86,7 @@ class DurableFiles:
                 # A hint to begin at once, so that all of them are in one commit of the file system's journal.
                 with suppress(OSError):
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            _sync_all([descriptor for _, descriptor in unfinished], threads)
+            _sync_all([descriptor for _, descriptor in unfinished], self._threads)
             new = [position for position, is_new in enumerate(created) if is_new]
             for position, (hidden, _) in zip(new, unfinished, strict=True):
                 try:
@@ -163,16 +165,21 @@ class DurableFiles:
         return [*made, folder]
 
     def _settle(self, names: Iterable[str], made: Sequence[str]) -> None:
-        """Returns when these files have their names on disk, and these folders theirs: all at once, at the end.
+        """Returns when these files have their names on disk, and these folders theirs.
 
-        A disk that has committed one of these has, as a rule, committed all of them.
+        All at once, at the end and side by side: one commit of the file system's journal then is that of all.
         """
         folders = {os.path.dirname(name) for name in names}
-        for folder in folders:
-            sync_folder(folder)
-        for above in {os.path.dirname(folder) for folder in made} - folders:
-            with suppress(PermissionError):  # the folder above the root need not be ours to read
-                sync_folder(above)
+        above = {os.path.dirname(folder) for folder in made} - folders
+        steps = [*(partial(sync_folder, one) for one in folders), *(partial(_sync_if_ours, one) for one in above)]
+        waiting = [self._threads.submit(step) for step in steps[1:]]
+        try:
+            for step in steps[:1]:
+                step()
+        finally:
+            wait(waiting)
+        for done in waiting:
+            done.result()
         with self._remembering:
             self._folders.update(dict.fromkeys(made))
             while len(self._folders) > _KNOWN_FOLDERS:
@@ -228,6 +235,11 @@ def sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_if_ours(folder: str) -> None:
+    with suppress(PermissionError):  # the folder above the root need not be ours to read
+        sync_folder(folder)
 
 
 def read(name: str) -> bytes:

@@ -39,9 +39,10 @@ class LocalObjects:
     def __init__(self, root: str | Path, *, token: Callable[[], str] = disk.random_token) -> None:
         self._root = str(Path(root).expanduser().absolute())
         self._token = token
-        self._files = disk.DurableFiles(self._root, token)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
-        self._syncing = ThreadPoolExecutor(_SYNCING_THREADS, thread_name_prefix="sync")
+        self._files = disk.DurableFiles(
+            self._root, token, ThreadPoolExecutor(_SYNCING_THREADS, thread_name_prefix="sync")
+        )
 
     @property
     def root(self) -> str:
@@ -59,7 +60,7 @@ class LocalObjects:
     async def create_many(self, objects: Sequence[tuple[str, bytes]]) -> Sequence[bool]:
         """`create` for each (path, data), durable together."""
         files = [(self._name(path), data) for path, data in objects]
-        return await self._write(self._files.create_many, files, self._syncing)
+        return await self._write(self._files.create_many, files)
 
     async def name_again(self, names: Sequence[tuple[str, str]]) -> None:
         """Gives each object its second name by a hard link."""

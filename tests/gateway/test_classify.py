@@ -110,7 +110,7 @@ async def test_the_deadline_names_the_batch_from_which_the_result_can_still_be_r
 
 async def test_I12_a_slide_that_has_not_begun_by_the_deadline_never_begins(stack: Stack) -> None:
     request = one(request_id=new_request_id())
-    code, error = await refused(ask(stack, request, 1.0))
+    code, error = await refused(ask(stack, request, 2.5))
     assert (code, error.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED")
     stack.clock.ahead_s = 60.0
     batch = await stack.ended(error.metadata["slide_batch"])

@@ -1,7 +1,8 @@
-"""All kinds of store: every test that takes `objects` runs on a folder, on an obstore backend and on real S3."""
+"""All kinds of store for tests that take `objects`; the system calls of durable writes for those that take `steps`."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,27 @@ def opened(request: pytest.FixtureRequest, folder: Path) -> ObjectStore:
     if request.param == "s3":
         return open_store(request.getfixturevalue("s3_url"))
     return RemoteObjects(MemoryStore(), "s3://bucket/prefix")
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The system calls that make a write durable, in order: ("fsync" | "link" | "replace", path)."""
+    seen: list[tuple[str, str]] = []
+    fsync, link, replace = os.fsync, os.link, os.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        seen.append(("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        fsync(descriptor)
+
+    def watched_link(source: str, target: str) -> None:
+        seen.append(("link", target))
+        link(source, target)
+
+    def watched_replace(source: str, target: str) -> None:
+        seen.append(("replace", target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "link", watched_link)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    return seen

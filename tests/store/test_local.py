@@ -14,34 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gramserve.errors import Unavailable
-from gramserve.store import disk
 from gramserve.store.objects import LocalObjects
 from tests.store.fresh import in_python, one
 from tests.waiting import until
-
-
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """The system calls that make a write durable, in order: ("fsync" | "link" | "replace", path)."""
-    seen: list[tuple[str, str]] = []
-    fsync, link, replace = os.fsync, os.link, os.replace
-
-    def watched_fsync(descriptor: int) -> None:
-        seen.append(("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
-        fsync(descriptor)
-
-    def watched_link(source: str, target: str) -> None:
-        seen.append(("link", target))
-        link(source, target)
-
-    def watched_replace(source: str, target: str) -> None:
-        seen.append(("replace", target))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "fsync", watched_fsync)
-    monkeypatch.setattr(os, "link", watched_link)
-    monkeypatch.setattr(os, "replace", watched_replace)
-    return seen
 
 
 @pytest.mark.parametrize("how", ["put", "create", "put_stream"])
@@ -97,42 +72,6 @@ async def test_I1_of_files_written_together_none_has_its_name_when_one_cannot_be
     assert all(await objects.create_many(files))
 
 
-async def test_new_folders_are_made_durable_once_all_files_have_their_names(
-    tmp_path: Path, steps: list[tuple[str, str]]
-) -> None:
-    objects = LocalObjects(tmp_path)
-    await objects.create_many([("a/b/1", b"x"), ("a/c/1", b"x")])
-    assert [what for what, _ in steps[:4]] == ["fsync", "fsync", "link", "link"]
-    assert {path for _, path in steps[4:]} >= {f"{tmp_path}{below}" for below in ("", "/a", "/a/b", "/a/c")}
-
-
-async def test_I1_a_folder_that_could_not_be_made_durable_is_not_taken_for_durable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, str]]
-) -> None:
-    objects, fsync = LocalObjects(tmp_path), os.fsync
-
-    def breaks(descriptor: int) -> None:
-        if Path(f"/proc/self/fd/{descriptor}").readlink() == tmp_path:
-            raise OSError(5, "Input/output error")
-        fsync(descriptor)
-
-    with monkeypatch.context() as broken:
-        broken.setattr(os, "fsync", breaks)
-        with pytest.raises(Unavailable):
-            await objects.create("a/b", b"x")
-    steps.clear()
-    await objects.create("a/c", b"x")
-    assert ("fsync", str(tmp_path)) in steps
-
-
-async def test_folders_that_are_known_are_not_made_durable_again(tmp_path: Path, steps: list[tuple[str, str]]) -> None:
-    objects = LocalObjects(tmp_path)
-    await objects.create("a/b/c", b"x")
-    steps.clear()
-    await objects.create("a/b/d", b"x")
-    assert len(steps) == 3
-
-
 def test_a_uri_is_that_of_pathlib_but_leaves_no_interned_strings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,21 +84,6 @@ def test_a_uri_is_that_of_pathlib_but_leaves_no_interned_strings(
         found = objects.uri("a/b+c=d")
     assert found == expected
     assert interned == []
-
-
-async def test_of_many_folders_those_made_last_are_known(
-    tmp_path: Path, steps: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(disk, "_KNOWN_FOLDERS", 3)
-    objects = LocalObjects(tmp_path)
-    for number in range(9):
-        await objects.create(f"a/{number}/first", b"x")
-    steps.clear()
-    await objects.create("a/8/second", b"x")
-    assert len(steps) == 3
-    steps.clear()
-    await objects.create("a/0/second", b"x")
-    assert ("fsync", f"{tmp_path}/a") in steps
 
 
 async def test_I2_losing_a_create_means_that_the_winner_is_on_disk(
@@ -236,15 +160,6 @@ async def test_a_write_leaves_no_unfinished_file(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in (tmp_path / "a").iterdir()) == ["b", "c", "d"]
 
 
-async def test_a_folder_that_somebody_removed_is_made_again(tmp_path: Path) -> None:
-    objects = LocalObjects(tmp_path / "store")
-    await objects.put("a/b/c", b"x")
-    for folder in ("store/a/b/c", "store/a/b", "store/a"):
-        (tmp_path / folder).rmdir() if (tmp_path / folder).is_dir() else (tmp_path / folder).unlink()
-    await objects.put("a/b/c", b"y")
-    assert await objects.get("a/b/c") == b"y"
-
-
 async def test_others_on_the_machine_cannot_read_slides(tmp_path: Path) -> None:
     objects = LocalObjects(tmp_path / "store")
     await objects.put("slides/lab/x", b"x")
@@ -273,13 +188,3 @@ def test_any_listing_is_what_sorting_all_paths_gives(
         return [info.path async for info in objects.list("", after=after)]
 
     assert asyncio.run(listed()) == [name for name in kept if name > after]
-
-
-async def test_a_folder_that_was_removed_with_the_one_above_it_is_made_again(tmp_path: Path) -> None:
-    objects = LocalObjects(tmp_path)
-    await objects.put("a/b/c/one", b"1")
-    await objects.delete_folder("a/b")
-    assert await objects.folders("a") == []
-    await objects.put("a/b/d/two", b"2")
-    await objects.put("a/b/c/one", b"3")
-    assert [info.path async for info in objects.list("a")] == ["a/b/c/one", "a/b/d/two"]
