@@ -17,6 +17,7 @@ import yaml
 
 from gateway.settings import GatewaySettings
 from gramserve.metrics import SPECS
+from gramserve.night.settings import ReportSettings
 from gramserve.settings import SharedSettings, load, table
 from inference_svc.settings import WorkerSettings
 from optimizer_svc.settings import OptimizerSettings
@@ -270,7 +271,7 @@ def test_no_pod_has_more_than_it_needs(name: str) -> None:
 
 def test_what_selects_finds_something_and_its_ports_exist() -> None:
     labels = {name: named_pod["metadata"]["labels"] for name, named_pod in _templates()}
-    ports = {name: {port["name"] for port in container(name)["ports"]} for name in labels}
+    ports = {name: {port["name"] for port in container(name).get("ports", [])} for name in labels}
     for found in written():
         spec = found.get("spec", {})
         if found["kind"] == "Service":
@@ -289,6 +290,21 @@ def test_what_selects_finds_something_and_its_ports_exist() -> None:
 def test_every_service_is_kept_up_while_nodes_are_emptied() -> None:
     for service in SETTINGS:
         assert named("PodDisruptionBudget", service)["spec"]["maxUnavailable"] == 1
+
+
+def test_the_night_report_reads_the_store_that_the_services_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = container("report")
+    assert one["command"] == ["python", "-m", "gramserve.night"]
+    assert {"secretRef": {"name": "gramserve-store"}} in one["envFrom"]
+    for entry in one["env"]:
+        asked = entry.get("valueFrom", {}).get("configMapKeyRef")
+        value = named("ConfigMap", asked["name"])["data"][asked["key"]] if asked else entry["value"]
+        monkeypatch.setenv(entry["name"], value)
+    settings = load(ReportSettings)
+    assert settings.store_url == environment("worker")["GRAMSERVE_STORE_URL"]
+    assert settings.folder in {mount["mountPath"] for mount in one["volumeMounts"]}
+    claims = {claim["metadata"]["name"] for claim in named("StatefulSet", "report")["spec"]["volumeClaimTemplates"]}
+    assert "reports" in claims
 
 
 def test_nothing_talks_to_anything_unless_it_is_said() -> None:
