@@ -23,7 +23,7 @@ TOOLS := .venv-tools/.installed
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input install
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help setup demo test test-compose faults soak fuzz check sbom bench bench-peers bench-optimizer proto up clean
+.PHONY: help setup demo test test-s3 test-compose faults soak fuzz check sbom bench bench-peers bench-optimizer proto up clean
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -56,6 +56,9 @@ demo: $(STAMP) ## Synthetic slides through the whole system: fine-tune, optimize
 
 test: $(STAMP) ## Run all tests.
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q $(ARGS)
+
+test-s3: $(STAMP) ## The whole stack and all of the store on a real S3 server; make test runs a part of these.
+	@GRAMSERVE_TEST_S3=all $(BIN)/python -m pytest -n 2 --dist worksteal -q tests/e2e tests/store -k s3 $(ARGS)
 
 faults: $(STAMP) ## Break everything that can break and write docs/faults.md; half an hour, ARGS="-k gateway" for some.
 	@rm -f tests/faults/results.json

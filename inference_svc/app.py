@@ -22,6 +22,7 @@ from gramserve.store.audit import AuditLog
 from gramserve.store.audit_refusals import Refusals
 from gramserve.store.batches import BatchStore
 from gramserve.store.objects import open_store
+from gramserve.store.paths import is_remote
 from gramserve.store.registry import Registry
 from gramserve.store.shadows import Shadows
 from gramserve.store.signing import read_trusted
@@ -100,7 +101,7 @@ class App:
 
         self._objects = open_store(settings.store_url)
         self.contact = Contact(metrics=self.metrics, clock=clock, jitter=jitter)
-        self.storage = Storage(self._objects.probe, self._wake)
+        self.storage = Storage(self._objects.probe, self._wake, clock=clock)
         self.held = Held(self._wake)
         children = settings.children or usable_cpus()
         child_settings = ChildSettings(
@@ -122,7 +123,12 @@ class App:
         served = Served(self.metrics)
         self.children = Children(
             children,
-            spawn=partial(ChildProcess.spawn, child_settings, environment),
+            spawn=partial(
+                ChildProcess.spawn,
+                child_settings,
+                environment,
+                self._objects if is_remote(settings.store_url) else None,
+            ),
             limit_s=settings.slide_timeout_s,
             metrics=self.metrics,
             clock=clock,

@@ -1,7 +1,7 @@
 """A child process of the worker: runs one slide after the other, in one thread.
 
-Started by inference_svc.process as `python -m inference_svc.child DESCRIPTOR PARENT`. It reaches the store and the
-allowed folders and nothing else; it ends when its worker does, whatever happens.
+Started by inference_svc.process as `python -m inference_svc.child DESCRIPTOR PARENT [LENDER]`. It reads the store (on
+S3 its worker does that for it) and the allowed folders and nothing else; it ends when its worker does, come what may.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ HOOK = "GRAMSERVE_TEST_CHILD_HOOK"
 _PR_SET_PDEATHSIG = 1
 
 
-def main(descriptor: int, parent: int) -> int:
-    """Serve the worker at the other end of `descriptor` until it is gone."""
+def main(descriptor: int, parent: int, lender: int | None = None) -> int:
+    """Serve the worker at the other end of `descriptor` until it is gone; `lender` is where objects come from."""
     _die_with(parent)
     # Signals meant for the worker reach its whole group: only the worker decides when a child ends (I14).
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -56,8 +56,10 @@ def main(descriptor: int, parent: int) -> int:
         sandbox.enter(settings)
         # Numpy, OpenCV and the engine come in only here, under the limits.
         perform = importlib.import_module("inference_svc.perform")
+        lending = importlib.import_module("inference_svc.lending")
+        objects = None if lender is None else lending.BorrowedObjects(socket.socket(fileno=lender))
         child = Child(wire, _hook(os.environ.get(HOOK, "")), sandbox.CpuTime(settings.cpu_s))
-        performer = perform.Performer(settings, wire.send, between=child.between, waiting=child.waiting)
+        performer = perform.Performer(settings, wire.send, objects, between=child.between, waiting=child.waiting)
     except Exception as error:
         wire.send(CannotStart(describe(error)))
         return 1
@@ -172,7 +174,7 @@ def _hook(name: str) -> Callable[[RunSlide | RunShadow], None]:
 
 if __name__ == "__main__":
     try:
-        status = main(int(sys.argv[1]), int(sys.argv[2]))
+        status = main(*map(int, sys.argv[1:]))
     except OSError:  # the worker is gone
         status = 0
     # Nothing here needs the interpreter's long good-bye.

@@ -9,7 +9,7 @@ from pathlib import Path
 from gramserve.errors import Exhausted, InvalidInput, Reason, SlideFailed, Unavailable
 from gramserve.images.decode import use_one_thread
 from gramserve.images.limits import ImageLimits
-from gramserve.images.open import ReferenceOpener
+from gramserve.images.open import ByteSource, ReferenceOpener
 from gramserve.log import describe
 from gramserve.runtime.artifact import LoadedArtifact
 from gramserve.runtime.choose import EngineChooser
@@ -47,13 +47,15 @@ class Performer:
     """Does one piece of work after the other; `send` takes what the worker must hear besides their ends.
 
     `between` is called before each batch of a slide's tiles, and may call `do`; the slide's times leave that out.
-    `waiting` says whether the worker has sent more; a shadow gives way to it.
+    `waiting` says whether the worker has sent more; a shadow gives way to it. `objects` are those of the store, where
+    this process cannot open it by itself.
     """
 
     def __init__(
         self,
         settings: ChildSettings,
         send: Callable[[FromChild], None],
+        objects: ByteSource | None = None,
         *,
         between: Callable[[], None] = lambda: None,
         waiting: Callable[[], bool] = lambda: False,
@@ -61,7 +63,7 @@ class Performer:
     ) -> None:
         use_one_thread()
         self._waiting = waiting
-        objects = open_store(settings.store_url)
+        objects = objects or open_store(settings.store_url)
         self._limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_px)
         roots = tuple(Path(root) for root in settings.allowed_roots)
         opener = ReferenceOpener(

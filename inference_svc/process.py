@@ -11,9 +11,11 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
+from gramserve.store.objects import ObjectStore
 from inference_svc import protocol
 from inference_svc.depth import Depth
 from inference_svc.frames import Frames
+from inference_svc.lending import Lender, names
 from inference_svc.protocol import (
     CannotStart,
     ChildSettings,
@@ -50,13 +52,13 @@ END_TIMEOUT_S = 2.0
 
 # Children run one slide each on one core: threads of libraries would only take cores from each other.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
-# A child that decodes hostile files needs no way to the queue, and no PIN of a key that others sign with.
-_NOT_FOR_CHILDREN = ("GRAMSERVE_REDIS_URL", "GRAMSERVE_OPTIMIZER_SIGNING_KEY")
+# A child that decodes hostile files needs no way to the queue or to S3, and no PIN of a key that others sign with.
+_NOT_FOR_CHILDREN = ("GRAMSERVE_REDIS_URL", "GRAMSERVE_OPTIMIZER_SIGNING_KEY", "AWS_")
 
 
 def child_environment(environ: Mapping[str, str], max_image_pixels: int) -> dict[str, str]:
-    """The environment of a child: ours without the queue and the signing key, with one thread for each library."""
-    kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_CHILDREN}
+    """The environment of a child: ours without queue, signing key and keys of S3, with one thread for each library."""
+    kept = {name: value for name, value in environ.items() if not name.upper().startswith(_NOT_FOR_CHILDREN)}
     # OpenCV reads its own limit when it is imported, and it must not be lower than ours.
     return kept | dict.fromkeys(_ONE_THREAD, "1") | {"OPENCV_IO_MAX_IMAGE_PIXELS": str(max_image_pixels)}
 
@@ -89,18 +91,27 @@ class ChildProcess:
         self._limit: asyncio.TimerHandle | None = None
         self._timed_out: int | None = None
         self._cpu_s = cpu_s
+        self._lender: Lender | None = None
 
     @classmethod
-    async def spawn(cls, settings: ChildSettings, environment: Mapping[str, str]) -> ChildProcess:
-        """Start a child; it says Ready when it can work. Raises OSError."""
+    async def spawn(
+        cls, settings: ChildSettings, environment: Mapping[str, str], lent: ObjectStore | None = None
+    ) -> ChildProcess:
+        """Start a child; it says Ready when it can work. Raises OSError.
+
+        Where it cannot reach the store by itself, what its work names is `lent` to it from there.
+        """
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+        lender = Lender(lent) if lent is not None else None
         process: asyncio.subprocess.Process | None = None
         try:
             with theirs:
+                inherited = [theirs.fileno(), *([lender.theirs.fileno()] if lender is not None else [])]
+                words = [str(number) for number in (inherited[0], os.getpid(), *inherited[1:])]
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "inference_svc.child", str(theirs.fileno()), str(os.getpid())),
-                    pass_fds=[theirs.fileno()],
+                    *(sys.executable, "-m", "inference_svc.child", *words),
+                    pass_fds=inherited,
                     # Whatever a library prints there could be part of an image: it belongs nowhere.
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
@@ -110,10 +121,15 @@ class ChildProcess:
             _, frames = await asyncio.get_running_loop().create_connection(Frames, sock=ours)
         except BaseException:
             ours.close()
+            if lender is not None:
+                lender.close()
             if process is not None:
                 process.kill()
             raise
         child = cls(process, frames, settings.cpu_s)
+        if lender is not None:
+            child._lender = lender
+            lender.start(child._may_read)
         child._send(settings)
         return child
 
@@ -131,6 +147,9 @@ class ChildProcess:
     def idle(self) -> bool:
         """True when it could begin a slide at once."""
         return self.ready and not self.pending
+
+    def _may_read(self, path: str) -> bool:
+        return any(names(ticket.work, path) for ticket in self.pending.values())
 
     def late(self) -> list[Ticket]:
         """The slides that wait here behind other work, urgent ones first."""
@@ -255,6 +274,8 @@ class ChildProcess:
         self.ready = False
         self._unwatch()
         self._frames.close()
+        if self._lender is not None:
+            self._lender.close()
         try:
             async with asyncio.timeout(END_TIMEOUT_S):
                 await self._process.wait()

@@ -215,8 +215,8 @@ class Runner:
         if reason is Reason.DEADLINE_PASSED:
             # It had not begun, so it has not failed: given back in a batch whose time is over it becomes EXPIRED (I12).
             await self.give_back(slide)
-        elif reason in _MAYBE_THE_STORE and not await self._storage.check():
-            # The store is away for everybody: that is not the fault of this slide.
+        elif reason in _MAYBE_THE_STORE and (self._storage.was_away(began_s) or not await self._storage.check()):
+            # The store is, or was, away for everybody: that is not the fault of this slide.
             await self.give_back(slide)
         elif ending.retryable:
             await self._try_again(slide, reason, ending.message, began_s)

@@ -11,29 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gramserve.sandbox import confine
-from gramserve.store.paths import is_remote
 from inference_svc.protocol import ChildSettings
 
 MOST_FILES = 512
 """Handles that a child may have open: a DICOM slide can consist of dozens of files."""
 
 MOST_WRITTEN_BYTES = 2**20
-"""Largest file that a child may write with a local store: it has nothing to write."""
+"""Largest file that a child may write: it has nothing to write."""
 
 
 def enter(settings: ChildSettings) -> None:
-    """Set the limits, then give up network, programs and the writing of files, for good.
-
-    With a store on S3 the network stays open, and whole slides pass through files of the temporary folder.
-    Raises OSError, ValueError.
-    """
-    remote = is_remote(settings.store_url)
-    written = max(settings.max_slide_bytes, settings.max_image_bytes) if remote else MOST_WRITTEN_BYTES
+    """Set the limits, then give up network, programs and the writing of files, for good; raises OSError, ValueError."""
     _limit(resource.RLIMIT_DATA, settings.memory_bytes)
     _limit(resource.RLIMIT_CORE, 0)  # a core would be full of pixels
-    _limit(resource.RLIMIT_FSIZE, written)
+    _limit(resource.RLIMIT_FSIZE, MOST_WRITTEN_BYTES)
     _limit(resource.RLIMIT_NOFILE, MOST_FILES)
-    confine(writable=[Path(tempfile.gettempdir())], network=remote)
+    confine(writable=[Path(tempfile.gettempdir())])
 
 
 class CpuTime:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable
 
 from gramserve import log
@@ -14,10 +16,21 @@ RETRY_S = 1.0
 
 
 class Storage:
-    """`probe` writes and reads an object, raising GramserveError; `changed` is called when `usable` changes."""
+    """`probe` writes and reads an object, raising GramserveError; `changed` is called when `usable` changes.
 
-    def __init__(self, probe: Callable[[], Awaitable[None]], changed: Callable[[], None]) -> None:
+    `clock` is monotonic, seconds.
+    """
+
+    def __init__(
+        self,
+        probe: Callable[[], Awaitable[None]],
+        changed: Callable[[], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.usable = True
+        self._clock = clock
+        self._back_s = -math.inf
         self._probe = probe
         self._changed = changed
         self._trouble = asyncio.Event()
@@ -26,6 +39,10 @@ class Storage:
     def trouble(self) -> None:
         """The store failed a read or a write: look now."""
         self._trouble.set()
+
+    def was_away(self, since_s: float) -> bool:
+        """Whether it was not usable at some time after `since_s` of the clock."""
+        return not self.usable or self._back_s >= since_s
 
     async def check(self) -> bool:
         """Look now; whether the store is usable."""
@@ -50,6 +67,7 @@ class Storage:
             return
         self.usable = usable
         if usable:
+            self._back_s = self._clock()
             self._log.info("the store is usable again")
         else:
             self._log.error("the store is not usable; no slides are leased until it is", why=why)

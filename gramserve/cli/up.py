@@ -39,6 +39,9 @@ def up(
     client_certificates: Annotated[
         bool, typer.Option("--client-certificates", help="Callers must show a certificate of the CA in --tls-dir.")
     ] = False,
+    store: Annotated[
+        str, typer.Option(help="Store elsewhere, such as s3://bucket/prefix; else DIR/store.", metavar="URL")
+    ] = "",
 ) -> None:
     """Start Redis, gateway, workers and optimizer on this machine; prints "ready"; ends with Ctrl-C."""
     options = StackOptions(
@@ -52,6 +55,7 @@ def up(
         host=host,
         tls_dir=tls_dir,
         client_certificates=client_certificates,
+        store_url=store,
     )
     if client_certificates and tls_dir is None:
         raise refuse("--client-certificates needs --tls-dir")

@@ -29,6 +29,7 @@ class StackOptions:
     `metrics_port` P > 0 shows metrics of the gateway at P, of the workers at P + 1 ..., of the optimizer after them.
     `children` are the child processes of all workers together; 0 is one for each CPU that may be used. `tls_dir` has
     the certificates that `gramserve certs init` made; with `client_certificates` callers must show one, too.
+    `store_url` is a store elsewhere, such as s3://bucket/prefix.
     """
 
     data_dir: Path
@@ -41,6 +42,7 @@ class StackOptions:
     host: str = "127.0.0.1"
     tls_dir: Path | None = None
     client_certificates: bool = False
+    store_url: str = ""
 
 
 FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
@@ -114,7 +116,7 @@ class Stack:
         """The gateway first, as it makes the store; workers share the usable CPUs between their children."""
         options = self._options
         shared = {
-            "GRAMSERVE_STORE_URL": str(self._dir / "store"),
+            "GRAMSERVE_STORE_URL": options.store_url or str(self._dir / "store"),
             "GRAMSERVE_REDIS_URL": self._redis.url,
             "GRAMSERVE_LOG_FORMAT": "json",
             **QUIET_GRPC,

@@ -28,13 +28,13 @@ def report(metrics: Metrics) -> None:
         log.get().warning("children run without a protection that this kernel lacks", missing=list(lacking))
 
 
-def confine(*, writable: Sequence[Path], network: bool = False, signal_group: bool = False) -> None:
+def confine(*, writable: Sequence[Path], signal_group: bool = False) -> None:
     """From now on this process writes below `writable` only, starts no program, and opens no socket.
 
-    `network`: it may open sockets. `signal_group`: it may signal its process group and not only itself. For good, and
-    for whatever it loads. Call it before there are threads. What the kernel lacks is left out: `missing` tells.
+    `signal_group`: it may signal its process group and not only itself. For good, and for whatever it loads. Call it
+    before there are threads. What the kernel lacks is left out: `missing` tells.
     """
     with contextlib.suppress(OSError):
         landlock.write_only_below(writable)
     with contextlib.suppress(OSError):
-        seccomp.filter_calls(network=network, signal_group=signal_group)
+        seccomp.filter_calls(signal_group=signal_group)

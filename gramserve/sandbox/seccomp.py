@@ -34,8 +34,8 @@ def available() -> bool:
     return bool(_libc().syscall(known.calls["seccomp"], _GET_ACTION_AVAIL, 0, ctypes.byref(action)) == 0)
 
 
-def filter_calls(*, network: bool, signal_group: bool = False) -> None:
-    """From now on, in all threads: no new program, no other process touched, and no socket unless `network`.
+def filter_calls(*, signal_group: bool = False) -> None:
+    """From now on, in all threads: no new program, no other process touched, and no socket.
 
     Threads can still be started. Signals go to this process only, and to its process group with `signal_group`.
     Raises OSError when the kernel does not filter.
@@ -44,7 +44,7 @@ def filter_calls(*, network: bool, signal_group: bool = False) -> None:
     if known is None:
         raise OSError(errno.ENOSYS, "no filter for this processor")
     libc = _libc()
-    instructions = program(known, network=network, signal_group=signal_group, pid=os.getpid())
+    instructions = program(known, signal_group=signal_group, pid=os.getpid())
     filled = _Program(len(instructions) // 8, instructions)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "no_new_privs")
@@ -52,13 +52,13 @@ def filter_calls(*, network: bool, signal_group: bool = False) -> None:
         raise OSError(ctypes.get_errno(), "seccomp")
 
 
-def program(known: Numbers, *, network: bool, signal_group: bool, pid: int) -> bytes:
+def program(known: Numbers, *, signal_group: bool, pid: int) -> bytes:
     """The filter as instructions of eight bytes each, for the process `pid`."""
     refused = _refuse(errno.EPERM)
     steps = [_step(_LOAD, _ARCH), _step(_EQUAL, known.audit_arch, 1, 0), refused, _step(_LOAD, _NUMBER)]
     if known is X86_64:  # the same calls under other numbers
         steps += [_step(_AT_LEAST, _X32, 0, 1), refused]
-    steps += _deny(known, NEVER if network else NEVER + NETWORK, errno.EPERM)
+    steps += _deny(known, NEVER + NETWORK, errno.EPERM)
     steps += _deny(known, ABSENT, errno.ENOSYS)
     # Threads, but no processes.
     steps += [_step(_EQUAL, known.calls["clone"], 0, 4), _step(_LOAD, _FIRST_ARGUMENT)]

@@ -54,7 +54,7 @@ ABSENT = ("io_uring_setup", "clone3")
 """Refused with ENOSYS, as on older kernels: libraries then use calls whose arguments a filter can see."""
 
 NETWORK = ("socket", "connect", "bind")
-"""Refused with EPERM where there is no network; socketpair stays, it leads nowhere."""
+"""Refused with EPERM; socketpair stays, it leads nowhere."""
 
 OF_ITSELF = ("kill", "tgkill", "prlimit64")
 """Allowed with the process itself as the first argument: other processes are not signalled or limited."""

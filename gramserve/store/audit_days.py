@@ -200,7 +200,7 @@ class AuditDays:
             day = _day(name)
             if day >= head.day:
                 break
-            if day not in sealed:
+            if day not in sealed and not await self._is_purged(day):
                 try:
                     await self._objects.put_stream(day_path(day), self._closed(day))
                 except AuditBroken:
@@ -211,6 +211,11 @@ class AuditDays:
                     made.append(day)
             await self._objects.delete_folder(open_folder(day))
         return made
+
+    async def _is_purged(self, day: date) -> bool:
+        """Whether the record begins later: some storages name a folder that has been empty for long."""
+        start = await self.known_start()
+        return start is not None and day < date.fromisoformat(start.day)
 
     async def remove(self, day: date) -> None:
         """Removes the file of a day."""

@@ -30,6 +30,11 @@ def unavailable() -> Unavailable:
     )
 
 
+def full() -> Exhausted:
+    """There is no room for another object."""
+    return Exhausted(Reason.STORE_FULL, "The store is full; free space and try again.", retry_after_s=60.0)
+
+
 def unsafe(what: str) -> Unsafe:
     """The store cannot keep what a service would entrust to it; `what` completes "The store ..."."""
     return Unsafe(Reason.UNSAFE_STORE, f"The store {what}.")
@@ -47,9 +52,7 @@ def typed(*, writing: bool = False) -> Iterator[None]:
         if not writing and (isinstance(error, FileNotFoundError) or error.errno in _MISSING):
             raise ObjectMissing from error
         if error.errno in _FULL:
-            raise Exhausted(
-                Reason.STORE_FULL, "The store is full; free space and try again.", retry_after_s=60.0
-            ) from error
+            raise full() from error
         raise unavailable() from error
     except BaseError as error:
         raise unavailable() from error

@@ -65,7 +65,10 @@ class ObjectStore(Protocol):
         """Size in bytes; None when it is missing."""
 
     def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
-        """The objects below the folder `prefix` ("" is all) whose path sorts behind `after`, by path, streaming."""
+        """The objects below the folder `prefix` ("" is all) whose path sorts behind `after`, by path, streaming.
+
+        Some S3-compatible storages sort folders otherwise: rely on the order, and use `after`, within one folder only.
+        """
 
     async def folders(self, prefix: str) -> Sequence[str]:
         """The names of the folders directly below `prefix`, sorted. A folder may be empty after deletes."""

@@ -14,7 +14,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from datetime import timedelta
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import ObjectStore as Backend
 from obstore.store import S3Store
 
@@ -31,7 +37,7 @@ _LIST_PAGE = 1000
 
 
 def open_s3(bucket: str, prefix: str) -> RemoteObjects:
-    """The objects below `prefix` of an S3 bucket; credentials, region and endpoint from AWS_* variables."""
+    """The objects below `prefix` of an S3 bucket; credentials, region, endpoint and timeouts from AWS_* variables."""
     store = S3Store(
         bucket, prefix=prefix or None, retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
     )
@@ -217,6 +223,15 @@ class RemoteObjects:
             kept = await self.get(path)
             await self.delete(path)
         except GramserveError as error:
-            raise unsafe("cannot be reached or is not writable") from error
+            raise unsafe(_why(error.__cause__)) from error
         if not created or again or kept != b"probe":
             raise unsafe("does not keep the first of two objects with one name")
+
+
+def _why(cause: BaseException | None) -> str:
+    """What is wrong with a storage that did not take an object."""
+    if isinstance(cause, PermissionDeniedError | UnauthenticatedError):
+        return "refuses its keys, or they may not write, read and delete here: look at AWS_ACCESS_KEY_ID and its rights"
+    if isinstance(cause, FileNotFoundError):
+        return "has no such bucket: make it, or look at AWS_ENDPOINT and AWS_REGION"
+    return "cannot be reached or is not writable"

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gramserve.errors import NotFound
+from inference_svc.lending import BorrowedObjects
 from inference_svc.protocol import RunShadow, RunSlide
 
 REPORT = "GRAMSERVE_TEST_ESCAPES"
 """Where the report goes: a file in a folder that the process may write."""
 STORE = "GRAMSERVE_TEST_STORE"
 """A folder that it may read and not write."""
+NOT_MINE = "GRAMSERVE_TEST_NOT_MINE"
+"""The digest of an image of another slide."""
 
 
 def attempts(parent: int, store: Path) -> dict[str, Callable[[], Any]]:
@@ -60,13 +66,34 @@ def try_all(parent: int) -> None:
     limits = {name: resource.getrlimit(getattr(resource, name)) for name in ("RLIMIT_FSIZE", "RLIMIT_NOFILE")}
     file = Path(os.environ[REPORT])
     whole = file.with_suffix(".part")
-    whole.write_text(json.dumps({"report": report, "limits": limits, "cpu": resource.getrlimit(resource.RLIMIT_CPU)}))
+    said = {"report": report, "limits": limits, "cpu": resource.getrlimit(resource.RLIMIT_CPU)}
+    whole.write_text(json.dumps({**said, "environment": sorted(os.environ)}))
     whole.rename(file)
 
 
 def in_child(_work: RunSlide | RunShadow) -> None:
     """A child's hook: see inference_svc.child."""
     try_all(os.getppid())
+
+
+def ask_for_more(work: RunSlide | RunShadow) -> None:
+    """A child's hook, with a store on S3: asks its worker for objects; those that it got are the report."""
+    lender = BorrowedObjects(socket.socket(fileno=os.dup(int(sys.argv[3]))))
+    asked = [
+        f"slides/{work.laboratory}/{work.images[0].sha256}",
+        f"{work.version}/manifest.json",
+        "models/gram/aliases/production",
+        f"batches/{work.laboratory}/b1/batch.json",
+        f"slides/{work.laboratory}/{os.environ[NOT_MINE]}",
+    ]
+    got = []
+    for path in asked:
+        with contextlib.suppress(NotFound):
+            lender.get_sync(path)
+            got.append(path)
+    file = Path(os.environ[REPORT])
+    file.with_suffix(".part").write_text(json.dumps({"asked": asked, "got": got}))
+    file.with_suffix(".part").rename(file)
 
 
 def spin(_work: RunSlide | RunShadow) -> None:

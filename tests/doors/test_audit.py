@@ -21,7 +21,7 @@ from gramserve.store.audit_days import AuditBroken, AuditDays
 from gramserve.store.audit_record import Action, line_hash, parse_line
 from gramserve.store.audit_verify import Anchor, read_audit, verify
 from gramserve.store.faults import unavailable
-from gramserve.store.objects import LocalObjects, ObjectStore, RemoteObjects
+from gramserve.store.objects import LocalObjects, ObjectStore, RemoteObjects, open_store
 
 DAY_S = 86_400.0
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC).timestamp()
@@ -38,10 +38,12 @@ class Clock:
         return self.now_s
 
 
-@pytest.fixture(params=["folder", "obstore"])
+@pytest.fixture(params=["folder", "obstore", "s3"])
 def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "folder":
         return LocalObjects(tmp_path / "store")
+    if request.param == "s3":
+        return open_store(request.getfixturevalue("s3_url"))
     return RemoteObjects(MemoryStore(), "s3://bucket/prefix")
 
 

@@ -45,6 +45,15 @@ async def test_old_days_of_the_audit_record_go_and_what_is_left_is_still_verifie
     await verify(objects, verified.head)
 
 
+async def test_the_empty_folder_of_a_day_that_went_breaks_nothing(tmp_path: Path) -> None:
+    """Storages compatible with S3 can name folders that have nothing in them any more."""
+    objects, clock, log = await filled(tmp_path)
+    assert (await Purger(objects, RetentionDays(audit=3), log, clock=clock).purge())["audit"] == 3
+    (tmp_path / "store" / "audit" / "open" / "2026-11-26").mkdir()
+    await log.turn_day()
+    await verify(objects)
+
+
 async def test_days_that_somebody_took_away_as_if_they_had_been_purged_are_missed(tmp_path: Path) -> None:
     objects, _, _ = await filled(tmp_path)
     first = [record async for record in read_audit(objects)][1]

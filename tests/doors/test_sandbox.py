@@ -14,15 +14,18 @@ from typing import Any
 import pytest
 
 from gramserve import sandbox
+from gramserve.queue import EmbeddedRedis
 from gramserve.sandbox import seccomp, syscalls
 from gramserve.sandbox.confine import PROTECTIONS
+from gramserve.store.layout import reuse_path, slide_path
 from gramserve.store.records import SlideState
+from gramserve.store.reuse import reuse_key
 from inference_svc.child import HOOK
 from optimizer_svc.messages import Failed
 from optimizer_svc.process import JobProcess, job_environment
 from optimizer_svc.records import JobRecord
 from tests.doors import escapes
-from tests.inference.bench import ROOT, Bench
+from tests.inference.bench import LABORATORY, ROOT, Bench
 from tests.waiting import until
 
 LACKING = sandbox.missing()
@@ -182,23 +185,48 @@ def test_a_process_goes_on_where_the_kernel_refuses(monkeypatch: pytest.MonkeyPa
 
 
 @confined
-def test_with_a_store_on_s3_the_network_is_open_and_the_rest_is_not(tmp_path: Path) -> None:
-    code = """
-import os, socket, subprocess, sys
-from collections.abc import Callable
-from pathlib import Path
-from gramserve.sandbox import confine
-confine(writable=[Path(sys.argv[1])], network=True)
-socket.socket().close()
-try:
-    subprocess.run(["/bin/true"])
-except PermissionError:
-    print("no program")
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, check=True, cwd=ROOT, timeout=60
-    )
-    assert done.stdout.decode().split("\n")[0] == "no program"
+async def test_with_a_store_on_S3_a_child_cannot_get_out_either_and_has_no_keys(
+    session_redis: EmbeddedRedis, s3_url: str, temp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HOOK, "tests.doors.escapes:in_child")
+    elsewhere = temp.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "object").write_bytes(b"x")
+    monkeypatch.setenv(escapes.STORE, str(elsewhere))
+    bench = Bench(temp.parent, session_redis.url, store_url=s3_url)
+    await bench.redis.flushall()
+    version = await bench.publish()
+    await bench.submit([await bench.field()], version)
+    async with bench.worker(children=1):
+        found = await report(temp)
+        outcomes = await bench.ended()
+    await bench.close()
+    assert escaped(found["report"]) == []
+    assert not [name for name in found["environment"] if name.startswith("AWS_")]
+    assert outcomes[0].state is SlideState.SUCCEEDED
+
+
+async def test_with_a_store_on_S3_a_child_gets_what_its_slide_names_and_nothing_else(
+    session_redis: EmbeddedRedis, s3_url: str, temp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HOOK, "tests.doors.escapes:ask_for_more")
+    bench = Bench(temp.parent, session_redis.url, store_url=s3_url)
+    await bench.redis.flushall()
+    version, mine, other = await bench.publish(), await bench.field(), await bench.field()
+    monkeypatch.setenv(escapes.NOT_MINE, other.sha256)
+    await bench.submit([mine], version)
+    async with bench.worker(children=1):
+        found = await report(temp)
+        outcomes = await bench.ended()
+        earlier = reuse_path(LABORATORY, reuse_key(version.digest, [mine], ""))
+        await until(lambda: bench.objects.size(earlier))
+        await bench.objects.delete(slide_path(LABORATORY, mine.sha256))
+        await bench.submit([mine], version, batch="b2")
+        again = await bench.ended("b2")
+    await bench.close()
+    assert found["got"] == found["asked"][:2]
+    assert outcomes[0].state is SlideState.SUCCEEDED
+    assert again[0].reused
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64" or "seccomp" in LACKING, reason="calls of i386 exist on x86-64 only")

@@ -25,10 +25,14 @@ LEASE_S = "2"
 
 
 class Up:
-    """One run of `gramserve up` on `folder`."""
+    """One run of `gramserve up` on `folder`; with its store at `store` unless that is empty."""
 
-    def __init__(self, folder: Path, *words: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *words: str, store: str = "", environment: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
+        self.store = store or str(folder / "store")
+        words = (*words, "--store", store) if store else words
         self._output = folder.with_suffix(".out")
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
@@ -86,10 +90,12 @@ class Up:
 
 
 @asynccontextmanager
-async def running(folder: Path, *words: str, environment: Mapping[str, str] | None = None) -> AsyncIterator[Up]:
+async def running(
+    folder: Path, *words: str, store: str = "", environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Up]:
     """Everything but the optimizer, with a tiny model in production, ready."""
-    await publish_tiny(Registry(open_store(str(folder / "store"))))
-    up = Up(folder, "--no-optimizer", *words, environment=environment)
+    await publish_tiny(Registry(open_store(store or str(folder / "store"))))
+    up = Up(folder, "--no-optimizer", *words, store=store, environment=environment)
     try:
         await up.ready()
         yield up

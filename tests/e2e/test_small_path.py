@@ -26,7 +26,7 @@ async def gramserve(*words: str, expected: int = 0) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_a_checkpoint_is_made_optimized_promoted_and_serves(tmp_path: Path) -> None:
+async def test_a_checkpoint_is_made_optimized_promoted_and_serves(tmp_path: Path, store: str) -> None:
     tiles, labels, checkpoint = tmp_path / "tiles", tmp_path / "labels.yaml", tmp_path / "checkpoint.safetensors"
     write_image_folder(tiles, {"train": 8, "val": 4, "test": 4}, tile_px=96, image_format="jpg")
     write_labels_yaml(labels)
@@ -40,7 +40,7 @@ async def test_a_checkpoint_is_made_optimized_promoted_and_serves(tmp_path: Path
     for number in range(2):
         (slide / f"{number}.jpg").write_bytes(encode(Sample("GPR", number, 200, 150).render()))
 
-    up = Up(tmp_path / "up")
+    up = Up(tmp_path / "up", store=store)
     try:
         await up.ready()
         optimizer, gateway = ("--optimizer", up.address("optimizer")), ("--gateway", up.address("gateway"))

@@ -20,9 +20,9 @@ async def call(client: GramserveClient, number: int) -> Slide:
     return slide
 
 
-async def test_stat_slides_are_called_before_the_routine_slides_that_wait(tmp_path: Path) -> None:
+async def test_stat_slides_are_called_before_the_routine_slides_that_wait(tmp_path: Path, store: str) -> None:
     async with (
-        running(tmp_path / "up", "--workers", "1", environment=SLOWLY) as up,
+        running(tmp_path / "up", "--workers", "1", store=store, environment=SLOWLY) as up,
         GramserveClient(up.address("gateway"), patience=PATIENCE) as client,
     ):
         batch = await submit(client)
@@ -33,10 +33,13 @@ async def test_stat_slides_are_called_before_the_routine_slides_that_wait(tmp_pa
         await every_slide_has_one_result(client, up, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wound", WOUNDS)
-async def test_I1_I2_a_wound_while_a_stat_slide_is_waited_for_costs_time_only(wound: str, tmp_path: Path) -> None:
+async def test_I1_I2_a_wound_while_a_stat_slide_is_waited_for_costs_time_only(
+    wound: str, tmp_path: Path, store: str
+) -> None:
     async with (
-        running(tmp_path / "up", "--workers", "1", environment=SLOWLY) as up,
+        running(tmp_path / "up", "--workers", "1", store=store, environment=SLOWLY) as up,
         GramserveClient(up.address("gateway"), patience=PATIENCE) as client,
     ):
         batch = await submit(client)

@@ -48,7 +48,7 @@ async def every_slide_has_one_result(client: GramserveClient, up: Up, batch: Sli
         truth = LABELS[slide.index % len(LABELS)]
         assert [finding.label for finding in slide.call.findings] == ([] if truth == "BACKGROUND" else [truth])
     place = f"batches/default/{batch.name.rpartition('/')[2]}/results/0"
-    outcomes = [entry.path async for entry in open_store(str(up.folder / "store")).list(place)]
+    outcomes = [entry.path async for entry in open_store(up.store).list(place)]
     assert len(outcomes) == count
 
 
@@ -85,9 +85,11 @@ WOUNDS: dict[str, Callable[[Up], Awaitable[object]]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wound", WOUNDS)
-async def test_I1_I2_I8_every_slide_ends_with_one_result_and_is_told_once_after(wound: str, tmp_path: Path) -> None:
+async def test_I1_I2_I8_every_slide_ends_with_one_result_and_is_told_once_after(
+    wound: str, tmp_path: Path, store: str
+) -> None:
     async with (
-        running(tmp_path / "up", "--workers", "2", environment=SLOWLY) as up,
+        running(tmp_path / "up", "--workers", "2", store=store, environment=SLOWLY) as up,
         GramserveClient(up.address("gateway"), patience=PATIENCE) as client,
     ):
         batch = await submit(client)
@@ -100,14 +102,14 @@ async def test_I1_I2_I8_every_slide_ends_with_one_result_and_is_told_once_after(
         await every_slide_has_one_result(client, up, batch)
 
 
-async def test_slides_go_in_and_calls_come_out_by_the_command_line(tmp_path: Path) -> None:
+async def test_slides_go_in_and_calls_come_out_by_the_command_line(tmp_path: Path, store: str) -> None:
     (tmp_path / "night" / "s1").mkdir(parents=True)
     (tmp_path / "night" / "s2").mkdir()
     for number in range(3):
         (tmp_path / "night" / "s1" / f"{number}.png").write_bytes(coloured_file("GPR"))
     (tmp_path / "night" / "s2" / "0.tif").write_bytes(coloured_file("BACKGROUND", extension="tif"))
     (tmp_path / "broken.jpg").write_text("not a picture")
-    async with running(tmp_path / "up") as up:
+    async with running(tmp_path / "up", store=store) as up:
         gateway = ("--gateway", up.address("gateway"))
 
         async def command(*words: str) -> tuple[int, str]:
@@ -147,8 +149,9 @@ async def test_slides_go_in_and_calls_come_out_by_the_command_line(tmp_path: Pat
         assert "NOTHING_TO_ROLL_BACK" in (await command("models", "rollback", "gram"))[1]
 
 
-async def test_a_second_up_on_one_folder_is_refused_and_SIGTERM_leaves_nothing(tmp_path: Path) -> None:
-    async with running(tmp_path / "up") as up:
+@pytest.mark.slow
+async def test_a_second_up_on_one_folder_is_refused_and_SIGTERM_leaves_nothing(tmp_path: Path, store: str) -> None:
+    async with running(tmp_path / "up", store=store) as up:
         second = await asyncio.to_thread(
             subprocess.run, [GRAMSERVE, "up", "--data-dir", str(up.folder)], capture_output=True, text=True, check=False
         )
@@ -168,8 +171,8 @@ async def test_a_service_that_cannot_start_ends_all_with_one_line(tmp_path: Path
 
 
 @pytest.mark.slow
-async def test_I1_kill_9_of_up_leaves_no_orphans_and_the_next_up_finishes_the_batch(tmp_path: Path) -> None:
-    async with running(tmp_path / "up", environment=SLOWLY) as up:
+async def test_I1_kill_9_of_up_leaves_no_orphans_and_the_next_up_finishes_the_batch(tmp_path: Path, store: str) -> None:
+    async with running(tmp_path / "up", store=store, environment=SLOWLY) as up:
         async with GramserveClient(up.address("gateway"), patience=PATIENCE) as client:
             batch = await submit(client)
         processes = up.descendants()
@@ -178,7 +181,7 @@ async def test_I1_kill_9_of_up_leaves_no_orphans_and_the_next_up_finishes_the_ba
         up.process.wait()
         _, alive = await asyncio.to_thread(psutil.wait_procs, processes, 20)
         assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-    again = Up(tmp_path / "up", "--no-optimizer")
+    again = Up(tmp_path / "up", "--no-optimizer", store=store)
     try:
         await again.ready()
         async with GramserveClient(again.address("gateway"), patience=PATIENCE) as client:

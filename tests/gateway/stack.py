@@ -72,11 +72,11 @@ class Clock:
 class Stack:
     """One gateway on one Redis and one store, clients for it, and what a test needs of the things behind it."""
 
-    def __init__(self, folder: Path, redis: EmbeddedRedis, **settings: Any) -> None:
+    def __init__(self, folder: Path, redis: EmbeddedRedis, *, store_url: str = "", **settings: Any) -> None:
         self.folder = folder
         self.redis = redis
         self.clock = Clock()
-        self.store_url = str(folder / "store")
+        self.store_url = store_url or str(folder / "store")
         self.objects = open_store(self.store_url)
         self.batches = BatchStore(self.objects)
         self.registry = Registry(self.objects)

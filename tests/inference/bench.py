@@ -32,9 +32,9 @@ ROOT = Path(__file__).parents[2]
 class Bench:
     """Everything of gramserve that a worker meets, with the test in the place of the gateway."""
 
-    def __init__(self, folder: Path, redis_url: str, *, lease_s: float = 30.0) -> None:
+    def __init__(self, folder: Path, redis_url: str, *, lease_s: float = 30.0, store_url: str = "") -> None:
         self.folder = folder
-        self.store_url = str(folder / "store")
+        self.store_url = store_url or str(folder / "store")
         self.redis_url = redis_url
         self.lease_s = lease_s
         self.objects = open_store(self.store_url)

@@ -126,3 +126,26 @@ async def test_a_store_that_fails_costs_time_and_no_slide(bench: Bench, tmp_path
 
 async def _health_is(port: int, status: int) -> bool:
     return await health(port) == status
+
+
+async def test_a_slide_that_began_before_the_store_came_back_is_run_again_and_not_charged(bench: Bench) -> None:
+    """On S3 a read fails seconds after the storage was asked: by then it may be there again."""
+    version = await bench.publish()
+    image = await bench.field()
+    bench.hold(image)
+    await bench.submit([image], version)
+    async with bench.worker(children=1, max_attempts=1) as worker:
+        await bench.held(image)
+        store, elsewhere = bench.folder / "store", bench.folder / "elsewhere"
+        store.rename(elsewhere)
+        store.touch()
+        assert not await worker.storage.check()
+        store.unlink()
+        elsewhere.rename(store)
+        (pixels,) = store.glob("slides/*/*")
+        pixels.unlink()
+        assert await worker.storage.check()
+        bench.let_go(image)
+        (outcome,) = (await bench.ended()).values()
+    assert (outcome.state, outcome.attempts) == (SlideState.FAILED, 1)  # its own fault, the second time
+    assert len(bench.runs(image)) == 2

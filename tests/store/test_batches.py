@@ -72,6 +72,7 @@ async def unfinished(store: BatchStore) -> list[tuple[str, str]]:
     return [key async for key in store.unfinished()]
 
 
+@pytest.mark.slow
 async def test_I3_concurrent_requests_with_one_id_get_one_batch(objects: ObjectStore) -> None:
     stores = [BatchStore(objects) for _ in range(3)]
     asked = [RequestRecord(f"b{n}", f"f{n}") for n in range(30)]
@@ -81,6 +82,7 @@ async def test_I3_concurrent_requests_with_one_id_get_one_batch(objects: ObjectS
     assert await stores[0].create_request("lab2", "r1", asked[7]) == asked[7]
 
 
+@pytest.mark.slow
 async def test_I3_concurrent_creates_of_one_batch_keep_one_record(objects: ObjectStore) -> None:
     records = [replace(batch(), fingerprint=str(n)) for n in range(20)]
     got = await asyncio.gather(*(BatchStore(objects).create_batch(record) for record in records))
@@ -138,6 +140,7 @@ async def test_slides_out_of_order_are_not_written(objects: ObjectStore) -> None
         await BatchStore(objects).write_manifest("lab", "b1", slides(3)[::-1])
 
 
+@pytest.mark.slow
 async def test_I2_a_slide_has_one_outcome_in_a_round_and_it_is_the_first(objects: ObjectStore) -> None:
     outcomes = [succeeded(5, worker_id=f"w{n}") for n in range(20)]
     done = await asyncio.gather(*(BatchStore(objects).record_outcome("lab", "b1", outcome) for outcome in outcomes))
@@ -173,6 +176,7 @@ async def test_the_outcome_of_the_latest_round_counts(objects: ObjectStore) -> N
     assert await fresh.recorded("lab", "b1", 2) == []
 
 
+@pytest.mark.slow
 async def test_rounds_are_numbered_and_the_first_request_of_a_number_keeps_it(objects: ObjectStore) -> None:
     store = BatchStore(objects)
     assert await store.current_round("lab", "b1") == 0
@@ -196,6 +200,7 @@ async def test_the_first_stop_of_a_round_counts(objects: ObjectStore) -> None:
     assert await store.get_stop("lab", "b1", 1) is None
 
 
+@pytest.mark.slow
 async def test_of_concurrent_finalizers_one_says_how_the_batch_ended(objects: ObjectStore) -> None:
     ends = [final(last_sequence=n) for n in range(20)]
     got = await asyncio.gather(*(BatchStore(objects).finalize("lab", "b1", end) for end in ends))

@@ -11,6 +11,7 @@ import pytest
 
 from gramserve.errors import InvalidInput, NotFound, Reason
 from gramserve.store.objects import LocalObjects, ObjectMissing, ObjectStore, RemoteObjects, open_store
+from tests.s3 import BUCKET
 
 
 async def paths(objects: ObjectStore, prefix: str = "", after: str = "") -> list[str]:
@@ -44,6 +45,7 @@ async def test_an_object_can_be_opened_as_a_file_that_leaves_nothing_behind(obje
     assert await paths(objects, "a") == ["a/b"]
 
 
+@pytest.mark.slow
 async def test_I2_of_fifty_concurrent_creators_one_wins_and_its_bytes_stay(objects: ObjectStore) -> None:
     made = await asyncio.gather(*(objects.create("a/b", f"creator {n}".encode()) for n in range(50)))
     assert sum(made) == 1
@@ -115,7 +117,18 @@ async def test_many_are_got_in_order_with_none_for_the_missing(objects: ObjectSt
     assert list(await objects.get_many(asked)) == [str(n).encode() for n in range(40)] + [None] * 10
 
 
-async def test_a_listing_is_sorted_by_path_and_goes_on_behind_any_path(objects: ObjectStore) -> None:
+async def test_a_listing_of_one_folder_is_sorted_and_goes_on_behind_any_name_in_it(objects: ObjectStore) -> None:
+    names = [f"a/{name}" for name in ("2", "10", "b-c", "b.d", "b_c", "b0", "Z", "000001.json")]
+    for name in [*names, "b/1", "a-b/1"]:
+        await objects.put(name, name.encode())
+    assert await paths(objects, "a") == await paths(objects, "a/") == sorted(names)
+    for after in [*names, "a/0", "a/3", "a/zz"]:
+        assert await paths(objects, "a", after=after) == [name for name in sorted(names) if name > after], after
+    assert [info.size async for info in objects.list("a")] == [len(name) for name in sorted(names)]
+
+
+async def test_a_listing_is_sorted_by_path_and_goes_on_behind_any_path(sorting: ObjectStore) -> None:
+    objects = sorting
     names = ["a-b/x", "a/2", "a/10", "a/b/c", "a/b-c", "a/b.d", "a0", "b", "a/b/d/e", "a+/y", "Z"]
     for name in names:
         await objects.put(name, name.encode())
@@ -264,7 +277,7 @@ async def test_I15_a_good_store_passes_its_probe_and_keeps_nothing_of_it(objects
 def test_an_object_has_a_uri_for_other_programs(objects: ObjectStore) -> None:
     uri = objects.uri("batches/lab/b1/output/0")
     assert uri.endswith("/batches/lab/b1/output/0")
-    assert uri.startswith(("file:///", "s3://bucket/prefix/"))
+    assert uri.startswith(("file:///", "s3://bucket/prefix/", f"s3://{BUCKET}/"))
 
 
 def test_a_store_is_opened_by_its_url(tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,5 +302,5 @@ async def test_a_folder_is_removed_with_all_that_is_in_it_and_nothing_beside_it(
     await objects.delete_folder("a/b")
     await objects.delete_folder("a/b/")
     await objects.delete_folder("never/there")
-    assert [info.path async for info in objects.list("")] == ["a/4", "a/bc/3", "b/5"]
-    assert await objects.folders("a") == ["bc"]
+    assert sorted([info.path async for info in objects.list("")]) == ["a/4", "a/bc/3", "b/5"]
+    assert "bc" in await objects.folders("a")  # a folder that is empty now may still be named

@@ -75,6 +75,7 @@ async def test_I13_a_manifest_of_another_version_or_none_at_all_does_not_serve(
     assert unknown.value.reason is Reason.UNKNOWN_MODEL_VERSION
 
 
+@pytest.mark.slow
 async def test_concurrent_publishers_get_versions_of_their_own(objects: ObjectStore) -> None:
     done = await asyncio.gather(
         *(Registry(objects).publish("m", {"model.onnx": str(n).encode()}, draft()) for n in range(12))
@@ -179,6 +180,7 @@ async def test_production_moves_but_is_never_removed(registry: Registry) -> None
     assert await registry.alias("m", "production") is not None
 
 
+@pytest.mark.slow
 async def test_of_concurrent_promotions_none_is_lost(objects: ObjectStore, registry: Registry) -> None:
     for _ in range(8):
         await registry.publish("m", FILES, draft())

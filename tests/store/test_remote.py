@@ -17,7 +17,7 @@ from tests.store.artifacts import FILES, draft
 
 @pytest.mark.parametrize("url", ["s3://bucket/prefix", "S3://bucket"])
 def test_a_storage_is_remote_whatever_the_case_of_its_scheme(url: str) -> None:
-    """Who opens it and who confines a child for it must agree: such a child needs the network."""
+    """Who opens it and who lends it to children must agree: those cannot open it by themselves."""
     assert is_remote(url)
     assert isinstance(open_store(url), RemoteObjects)
 

@@ -151,6 +151,7 @@ async def test_too_large_is_refused_when_announced_and_when_it_comes(objects: Ob
     assert await send(uploads, DATA[:99]) == 99
 
 
+@pytest.mark.slow
 async def test_concurrent_uploads_of_the_same_bytes_all_end_well(objects: ObjectStore) -> None:
     big = DATA * 20
     sizes = await asyncio.gather(*(send(Uploads(objects, part_bytes=64), big, chunk=10 + n) for n in range(8)))
