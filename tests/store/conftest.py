@@ -1,4 +1,4 @@
-"""All kinds of store for tests that take `objects`; the system calls of durable writes for those that take `steps`."""
+"""Kinds of store for tests that take `objects`: a folder, an obstore backend, real S3; `steps` of durable writes."""
 
 from __future__ import annotations
 
