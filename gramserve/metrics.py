@@ -228,6 +228,13 @@ class Metrics:
         """Observe a duration in seconds, or what else it is of, in a histogram of SPECS."""
         self._one("histogram", name, labels).observe(value)
 
+    def series(self, name: str, **labels: str) -> Any:
+        """The series itself, with `inc`, `set` or `observe` as its kind has, for whoever counts in it for each slide.
+
+        It exists from now on, at 0. Let go of it before these labels are forgotten.
+        """
+        return self._one(self._specs[name].kind, name, labels)
+
     def expect(self, name: str, **labels: str) -> None:
         """Show a counter or histogram with these labels from now on, at 0 until it happens."""
         self._one(self._specs[name].kind, name, labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Any
 
 from gramserve.calls import BANDS, ReviewReason
 from gramserve.metrics import Metrics
@@ -30,10 +31,9 @@ class Served:
     def __init__(self, metrics: Metrics, most: int = MOST_VERSIONS) -> None:
         self._metrics = metrics
         self._most = most
-        self._known: OrderedDict[str, dict[str, str]] = OrderedDict()
+        self._known: OrderedDict[str, _Shown] = OrderedDict()
         self._serving: set[tuple[str, str]] = set()
         self._engines: dict[str, set[str]] = {}
-        self._labels: dict[str, set[str]] = {}
         for reason in ReviewReason:
             metrics.expect("review_reasons", reason=reason.value)
 
@@ -41,20 +41,16 @@ class Served:
         """A child has loaded a version."""
         for step, seconds in told.load_s.items():
             self._metrics.observe("model_load_seconds", seconds, step=step)
-        names = self._names(told.version)
+        shown = self._shown(told.version)
         self._engines.setdefault(told.version, set()).add(told.engine)
-        for name in ("slides_called", "slides_for_review"):
-            self._metrics.expect(name, **names)
-        for call in (*_ALONE, *self._admitted(told.version, told.organisms)):
-            self._metrics.expect("calls", **names, call=call)
-        for label in self._admitted(told.version, told.labels):
-            self._metrics.expect("tile_calls", **names, label=label)
-        for band in BANDS:
-            self._metrics.expect("tile_scores", **names, band=band)
-        for label in self._admitted(told.version, told.reference_labels):
-            self._metrics.set("reference_tile_calls", told.reference_labels[label], **names, label=label)
+        for label in shown.admitted(told.organisms):
+            shown.call(label)
+        for label in shown.admitted(told.labels):
+            shown.tiles(label)
+        for label in shown.admitted(told.reference_labels):
+            self._metrics.set("reference_tile_calls", told.reference_labels[label], **shown.names, label=label)
         for band in told.reference_bands.keys() & _BANDS:
-            self._metrics.set("reference_tile_scores", told.reference_bands[band], **names, band=band)
+            self._metrics.set("reference_tile_scores", told.reference_bands[band], **shown.names, band=band)
 
     def serving(self, versions: Iterable[str]) -> None:
         """These are the versions that children have loaded now, all others are not."""
@@ -72,49 +68,73 @@ class Served:
 
     def called(self, version: str, finished: Finished) -> None:
         """A slide got a call of this version."""
-        metrics, names, call = self._metrics, self._names(version), finished.call
-        metrics.count("slides_called", 1, **names)
-        reasons = call.get("review_reasons", ())
-        if reasons:
-            metrics.count("slides_for_review", 1, **names)
+        shown, call = self._shown(version), finished.call
+        shown.called.inc()
+        if reasons := call.get("review_reasons"):
+            shown.for_review.inc()
             for reason in _REASONS.intersection(reasons):
-                metrics.count("review_reasons", reason=reason)
-        findings = call.get("findings", ())
-        outcome = call.get("outcome", "")
-        if outcome in _ALONE:
-            metrics.count("calls", 1, **names, call=outcome)
-        for label in self._admitted(version, [finding["label"] for finding in findings]):
-            metrics.count("calls", 1, **names, call=label)
-        if findings:
-            metrics.observe("call_confidence", findings[0]["probability"], **names)
-        for label in self._admitted(version, finished.tile_labels):
-            metrics.count("tile_calls", finished.tile_labels[label], **names, label=label)
+                self._metrics.count("review_reasons", reason=reason)
+        if (outcome := call.get("outcome")) in _ALONE:
+            shown.call(outcome).inc()
+        if findings := call.get("findings"):
+            shown.confidence.observe(findings[0]["probability"])
+            for label in shown.admitted([finding["label"] for finding in findings]):
+                shown.call(label).inc()
+        for label in shown.admitted(finished.tile_labels):
+            shown.tiles(label).inc(finished.tile_labels[label])
         for band in finished.tile_bands.keys() & _BANDS:
-            metrics.count("tile_scores", finished.tile_bands[band], **names, band=band)
+            shown.bands[band].inc(finished.tile_bands[band])
 
-    def _names(self, version: str) -> dict[str, str]:
-        """The labels of a version; shows nothing more of the one not used for longest when there are too many."""
-        names = self._known.get(version)
-        if names is None:
-            names = self._known[version] = _split(version)
+    def _shown(self, version: str) -> _Shown:
+        """The series of a version; shows nothing more of the one not used for longest when there are too many."""
+        shown = self._known.get(version)
+        if shown is None:
+            shown = self._known[version] = _Shown(self._metrics, version)
             while len(self._known) > self._most and (oldest := self._oldest(version)):
-                self._metrics.forget(**self._known.pop(oldest))
-                self._labels.pop(oldest, None)
+                self._metrics.forget(**self._known.pop(oldest).names)
         else:
             self._known.move_to_end(version)
-        return names
-
-    def _admitted(self, version: str, labels: Iterable[str]) -> list[str]:
-        """Those of `labels` that are shown: all of an artifact that has no more than MOST_LABELS."""
-        known = self._labels.setdefault(version, set())
-        for label in labels:
-            if len(known) < MOST_LABELS:
-                known.add(label)
-        return [label for label in labels if label in known]
+        return shown
 
     def _oldest(self, newest: str) -> str | None:
         """The version used least recently of those that no child has loaded."""
         return next((version for version in self._known if version != newest and version not in self._engines), None)
+
+
+class _Shown:
+    """The series of one version, looked up once: a slide counts in six of them."""
+
+    def __init__(self, metrics: Metrics, version: str) -> None:
+        self._metrics = metrics
+        self._labels: set[str] = set()
+        self.names = _split(version)
+        self.called = metrics.series("slides_called", **self.names)
+        self.for_review = metrics.series("slides_for_review", **self.names)
+        self.confidence = metrics.series("call_confidence", **self.names)
+        self.bands = {band: metrics.series("tile_scores", **self.names, band=band) for band in BANDS}
+        self._calls = {call: metrics.series("calls", **self.names, call=call) for call in _ALONE}
+        self._tiles: dict[str, Any] = {}
+
+    def admitted(self, labels: Iterable[str]) -> list[str]:
+        """Those of `labels` that are shown: all of an artifact that has no more than MOST_LABELS."""
+        for label in labels:
+            if len(self._labels) < MOST_LABELS:
+                self._labels.add(label)
+        return [label for label in labels if label in self._labels]
+
+    def call(self, call: str) -> Any:
+        """The counter of slides with an admitted label or an outcome of `_ALONE`."""
+        found = self._calls.get(call)
+        if found is None:
+            found = self._calls[call] = self._metrics.series("calls", **self.names, call=call)
+        return found
+
+    def tiles(self, label: str) -> Any:
+        """The counter of tiles with an admitted label."""
+        found = self._tiles.get(label)
+        if found is None:
+            found = self._tiles[label] = self._metrics.series("tile_calls", **self.names, label=label)
+        return found
 
 
 def _split(version: str) -> dict[str, str]:

@@ -30,6 +30,10 @@ class Tally:
 
 def tally(probabilities: NDArray[np.float64], labels: Sequence[Label]) -> Tally:
     """Counts tiles by their calibrated probabilities [N, C], columns in the order of `labels`."""
+    if len(probabilities) == 1:  # most slides of one tile: numpy takes six times as long for it
+        row = probabilities[0].tolist()
+        most = max(row)
+        return Tally({labels[row.index(most)].name: 1}, {BANDS[min(int(most * len(BANDS)), len(BANDS) - 1)]: 1})
     best = np.bincount(probabilities.argmax(axis=1), minlength=len(labels))
     tenths = np.minimum(probabilities.max(axis=1, initial=0.0) * len(BANDS), len(BANDS) - 1).astype(np.int64)
     bands = np.bincount(tenths, minlength=len(BANDS))

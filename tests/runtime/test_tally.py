@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gramserve.calls import BANDS
 from gramserve.runtime.tally import REFERENCE, Reference, tally
@@ -36,3 +38,10 @@ def test_a_manifest_that_says_nothing_has_no_reference_and_labels_that_are_not_t
     assert Reference.of({}, LABELS) == Reference({}, {})
     told = Reference.of({REFERENCE: {"labels": {"A": 0.5, "JANE DOE": 0.5}}}, LABELS)
     assert told.labels == {"A": 0.5}
+
+
+@given(st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]) | st.floats(0, 1), min_size=3, max_size=3))
+def test_one_tile_is_counted_as_one_of_many_is(row: list[float]) -> None:
+    one, two = tally(np.array([row]), LABELS), tally(np.array([row, row]), LABELS)
+    assert {name: 2 * count for name, count in one.labels.items()} == two.labels
+    assert {band: 2 * count for band, count in one.bands.items()} == two.bands
