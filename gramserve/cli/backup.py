@@ -12,7 +12,7 @@ from gramserve.cli.store_option import STORE, Store, local_actor
 from gramserve.store.audit import AuditLog
 from gramserve.store.audit_record import Action
 from gramserve.store.backup import Backup, Copied
-from gramserve.store.format import read_format
+from gramserve.store.format import read_format, require_store
 from gramserve.store.objects import ObjectStore, open_store
 
 
@@ -34,6 +34,7 @@ def backup(
 
 async def _backup(store: str, target: str) -> Copied:
     source, copy = open_store(store), open_store(target)
+    await require_store(source, store)  # a copy of nothing would look like a backup
     restoring = (await read_format(source)).copy
     if not restoring:
         await _note(source)
