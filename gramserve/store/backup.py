@@ -78,6 +78,24 @@ class Backup:
             raise Unsafe(
                 Reason.UNSAFE_STORE, "there is a store or something else already: a backup needs a place of its own"
             )
+        if await self._went_its_own_way():
+            raise Unsafe(
+                Reason.UNSAFE_STORE,
+                "the copy has audit records of its own, as of a report made from it: begin a new copy elsewhere",
+            )
+
+    async def _went_its_own_way(self) -> bool:
+        """Whether the last audit records of the copy are not the source's: the next ones would not follow them."""
+        for day in (await self._target.folders("audit/open"))[-1:]:
+            names = await self._target.files(f"audit/open/{day}")
+            for path in [f"audit/open/{day}/{name}" for name in names[-1:]]:
+                own, same, sealed = (
+                    await _get(self._target, path),
+                    await _get(self._source, path),
+                    await _get(self._source, f"audit/{day}.jsonl"),
+                )
+                return bool(same or sealed) and own != same and own not in sealed
+        return False
 
     async def _copy_kind(self, kind: str) -> None:
         if kind == "batches":
@@ -186,6 +204,14 @@ class Backup:
         paths = [info.path async for info in infos]
         found = await self._source.get_many(paths)
         return {path: data for path, data in zip(paths, found, strict=True) if data is not None}
+
+
+async def _get(store: ObjectStore, path: str) -> bytes:
+    """The object, or nothing when there is none."""
+    try:
+        return await store.get(path)
+    except ObjectMissing:
+        return b""
 
 
 async def _has_objects(store: ObjectStore) -> bool:

@@ -268,6 +268,17 @@ async def test_a_copy_never_goes_into_a_store_that_is_in_use(tmp_path: Path) -> 
         await Backup(source, copy).run()
 
 
+async def test_a_copy_in_which_something_was_recorded_is_not_brought_up_to_date(tmp_path: Path) -> None:
+    source, copy = LocalObjects(tmp_path / "store"), LocalObjects(tmp_path / "copy")
+    for _ in range(2):
+        await AuditLog(source).record(Action.STORE_COPY, "store", actor="night")
+        await Backup(source, copy).run()
+    await AuditLog(copy).record(Action.RESULTS_READ, "nights/2026-11-25", actor="somebody")
+    await AuditLog(source).record(Action.STORE_COPY, "store", actor="night")
+    with pytest.raises(Unsafe, match="begin a new copy"):
+        await Backup(source, copy).run()
+
+
 async def test_a_store_of_another_release_is_refused(tmp_path: Path) -> None:
     store = LocalObjects(tmp_path / "store")
     await check_format(store)
