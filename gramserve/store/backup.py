@@ -1,8 +1,8 @@
 """Copies a store while services use it, so that the copy is a store that could have been.
 
 Whatever refers to something was written after it. So what refers is looked up before what it refers to is listed: an
-end before its outcomes, an alias before its version, a batch before its images. So nothing in the copy lacks what it
-needs.
+end before its outcomes, an alias before its version, a batch before its images and its version. So nothing in the copy
+lacks what it needs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gramserve.store.open_rounds import OpenRounds
 LEFT_OUT = ("open", "probe", "reuse", "uploads", "condemned")
 """Markers are made anew; the others are unfinished, or can be made again, or say what may be deleted by now."""
 
-_ORDER = ("models", "optimizations", "batches", "requests", "slides", "checkpoints", "audit")
+_ORDER = ("batches", "requests", "slides", "optimizations", "models", "checkpoints", "audit")
 _LAST = ("tombstones",)
 _COMMITS = ("/manifest.json", "/outcome.json", "/stage.json")
 _SMALL_BYTES = 2**20
@@ -105,7 +105,8 @@ class Backup:
             for info in infos
             if (number := _round(info.path.removeprefix(f"{folder}/"))) is None
             or number < rounds
-            or (number == rounds and not info.path.startswith(f"{folder}/final/"))
+            # The output of a round without end is not decided yet.
+            or (number == rounds and not info.path.startswith((f"{folder}/final/", f"{folder}/output/")))
         ]
         await self._copy(wanted, await self._have(folder))
 

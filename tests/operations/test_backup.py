@@ -185,6 +185,36 @@ async def test_I1_whatever_happens_between_two_looks_at_the_store_the_copy_lacks
     assert reads > 10
 
 
+async def test_I1_a_batch_in_the_copy_has_the_version_that_was_published_during_the_copy() -> None:
+    at, reads = 0, 1
+    while at < reads:
+        source, copy = (RemoteObjects(MemoryStore(), f"memory://{name}") for name in ("store", "copy"))
+        world = World(source)
+        await anext(world.version(1))  # there is a model already, and a batch
+        await anext(world.batch("a"))
+        await source.create(layout.batch_path("lab", "a"), batch("a", 0).to_json())
+        leap = Leaping(source, [world.version(3), world.batch("b")], at)  # a batch runs with version 3
+        moving: Any = leap
+        await Backup(moving, copy).run()
+        batches = [name async for name in _accepted(copy)]
+        assert "b" not in batches or 3 in await Registry(copy).versions("m"), f"at read {at}"
+        at, reads = at + 1, max(reads, leap.reads)
+    assert reads > 10
+
+
+async def test_output_that_was_written_again_before_the_end_is_in_a_later_copy(tmp_path: Path) -> None:
+    source, copy = LocalObjects(tmp_path / "store"), LocalObjects(tmp_path / "copy")
+    batches = BatchStore(source)
+    await accept(batches, batch("b"))
+    output = batches.output_path("lab", "b", 0, "manifest.json")
+    await source.put(output, b"of a gateway that died before the end")
+    await Backup(source, copy).run()
+    await source.put(output, b"of the one that wrote down that end ")
+    await batches.finalize("lab", "b", replace(final(0), manifest_digest="d"))
+    await Backup(source, copy).run()
+    assert await copy.get(output) == await source.get(output)
+
+
 async def _accepted(store: ObjectStore) -> AsyncIterator[str]:
     for name in await store.folders("batches/lab"):
         if await store.size(layout.batch_path("lab", name)) is not None:
