@@ -180,7 +180,7 @@ async def test_a_child_that_asks_and_hangs_up_or_sends_nonsense_harms_nobody(cou
 async def test_a_handle_that_is_no_socket_is_closed_and_the_next_request_is_answered(counter: Counter) -> None:
     await counter.objects.put("slides/x", b"x")
     opened = open_files()
-    with open(os.devnull, "rb") as nothing:
+    with Path(os.devnull).open("rb") as nothing:
         for _ in range(5):
             socket.send_fds(counter.child, [b"slides/x"], [nothing.fileno()])
         assert await counter.get("slides/x") == b"x"
