@@ -164,10 +164,10 @@ class Backup:
     async def _copy_small(self, infos: list[ObjectInfo]) -> None:
         found = await self._source.get_many([info.path for info in infos])
         objects = [(info.path, data) for info, data in zip(infos, found, strict=True) if data is not None]
-        for path, data in objects:
-            if _changes(path):
+        created = await self._target.create_many(objects)
+        for (path, data), is_new in zip(objects, created, strict=True):
+            if not is_new:  # an earlier copy has it otherwise
                 await self._target.put(path, data)
-        await self._target.create_many([one for one in objects if not _changes(one[0])])
         self._objects += len(objects)
         self._bytes += sum(len(data) for _, data in objects)
 
@@ -202,8 +202,10 @@ def _moves(path: str) -> bool:
 
 def _changes(path: str) -> bool:
     """Whether an object of this name can be replaced, as far as is known, and so may differ from an earlier copy."""
-    known = path.partition("/")[0] in {*_ORDER, *_LAST}
-    return not known or path.endswith(("/progress.json", "/trials.json", "/manifest.sig", "audit/start.json"))
+    kind = path.partition("/")[0]
+    if kind == "optimizations":  # whoever goes on with one writes its report again
+        return path.endswith(("/progress.json", "/trials.json", "/report.json", "/report.html"))
+    return kind not in {*_ORDER, *_LAST} or path.endswith(("/manifest.sig", "audit/start.json"))
 
 
 def _round(name: str) -> int | None:

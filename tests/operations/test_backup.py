@@ -215,6 +215,17 @@ async def test_output_that_was_written_again_before_the_end_is_in_a_later_copy(t
     assert await copy.get(output) == await source.get(output)
 
 
+@pytest.mark.parametrize("later", [b"of the second run", b"of the second run, which is longer"])
+async def test_a_report_that_was_written_again_is_in_a_later_copy(tmp_path: Path, later: bytes) -> None:
+    source, copy = LocalObjects(tmp_path / "store"), LocalObjects(tmp_path / "copy")
+    names = [f"optimizations/opt-1/report.{kind}" for kind in ("json", "html")]
+    for data in (b"of the first  run", later):
+        for name in names:
+            await source.put(name, data)
+        await Backup(source, copy).run()
+    assert [await copy.get(name) for name in names] == [later, later]
+
+
 async def _accepted(store: ObjectStore) -> AsyncIterator[str]:
     for name in await store.folders("batches/lab"):
         if await store.size(layout.batch_path("lab", name)) is not None:
