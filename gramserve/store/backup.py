@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from gramserve.errors import Reason, Unsafe
-from gramserve.store.format import FORMAT, FormatRecord, put_format, read_format
+from gramserve.store.format import FORMAT, PATH, FormatRecord, put_format, read_format
 from gramserve.store.objects import ObjectInfo, ObjectMissing, ObjectStore
 from gramserve.store.open_rounds import OpenRounds
 
@@ -50,8 +50,8 @@ class Backup:
     async def run(self) -> Copied:
         """Copies what is missing. Broken off, it is repeated: until it ends no service starts on the copy.
 
-        Raises Unsafe (UNSAFE_STORE) when `target` is in use or has something else in it, or when `source` is of
-        another release or a copy that was not finished; and what the stores raise.
+        Raises Unsafe (UNSAFE_STORE) when `target` is in use, has something else in it or lies within `source`, or
+        when `source` is of another release or a copy that was not finished; and what the stores raise.
         """
         await self._check()
         await put_format(self._target, FormatRecord(FORMAT, copy=True, unfinished=True))
@@ -69,6 +69,9 @@ class Backup:
         return Copied(self._objects, self._bytes, self._kept, markers)
 
     async def _check(self) -> None:
+        here, there = (store.uri(PATH).removesuffix(PATH) for store in (self._source, self._target))
+        if here.startswith(there) or there.startswith(here):
+            raise Unsafe(Reason.UNSAFE_STORE, "a copy cannot lie within the store that is copied, nor around it")
         found = await read_format(self._source)
         if found.format != FORMAT or found.unfinished:
             raise Unsafe(

@@ -308,6 +308,16 @@ async def test_a_copy_never_goes_into_a_store_that_is_in_use(tmp_path: Path) -> 
         await Backup(source, copy).run()
 
 
+@pytest.mark.parametrize("place", ["store", "store/backup", "."])
+async def test_a_copy_never_lies_within_the_store_that_is_copied_or_around_it(tmp_path: Path, place: str) -> None:
+    source = LocalObjects(tmp_path / "store")
+    await Backup(LocalObjects(tmp_path / "first"), source).run()  # a copy itself, in which no service runs yet
+    before = [info.path async for info in source.list("")]
+    with pytest.raises(Unsafe, match="within"):
+        await Backup(source, LocalObjects(tmp_path / place)).run()
+    assert [info.path async for info in source.list("")] == before
+
+
 async def test_a_store_of_another_release_is_refused(tmp_path: Path) -> None:
     store = LocalObjects(tmp_path / "store")
     await check_format(store)
