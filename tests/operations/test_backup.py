@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -333,6 +334,7 @@ async def test_a_store_of_another_release_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_says_what_it_did_and_the_audit_record_who(tmp_path: Path) -> None:
     store, copy, back = (str(tmp_path / name) for name in ("store", "copy", "back"))
+    asyncio.run(check_format(open_store(store)))
     runner = CliRunner()
     for source, target in ((store, copy), (copy, back), (store, copy)):
         done = runner.invoke(app, ["backup", target, "--store", source])
@@ -342,6 +344,22 @@ def test_the_command_says_what_it_did_and_the_audit_record_who(tmp_path: Path) -
         shown = runner.invoke(app, ["audit", "show", "--store", place])
         assert shown.stdout.count("store.copy") == records, place
         assert runner.invoke(app, ["audit", "verify", "--store", place]).exit_code == 0
+
+
+async def test_a_store_that_is_not_mounted_does_not_spoil_its_copy(tmp_path: Path) -> None:
+    source, copy = LocalObjects(tmp_path / "store"), LocalObjects(tmp_path / "copy")
+    async for _ in World(source).steps(nights=2):
+        pass
+    await Backup(source, copy).run()
+    assert await copies.faults(copy) == []
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    (tmp_path / "store").mkdir()
+    arguments = ["backup", str(tmp_path / "copy"), "--store", str(tmp_path / "store")]
+    done = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+    assert done.exit_code != 0
+    assert "mounted" in done.stderr
+    assert await copies.faults(copy) == []
+    assert list((tmp_path / "store").iterdir()) == []
 
 
 async def test_a_copy_goes_to_S3_and_back(tmp_path: Path, s3_url: str) -> None:
