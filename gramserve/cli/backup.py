@@ -11,7 +11,7 @@ from gramserve.cli.speech import console, run
 from gramserve.cli.store_option import STORE, Store, local_actor
 from gramserve.store.audit import AuditLog
 from gramserve.store.audit_record import Action
-from gramserve.store.backup import Backup, Copied
+from gramserve.store.backup import Backup, Copied, check_is_store
 from gramserve.store.format import read_format
 from gramserve.store.objects import ObjectStore, open_store
 
@@ -34,6 +34,7 @@ def backup(
 
 async def _backup(store: str, target: str) -> Copied:
     source, copy = open_store(store), open_store(target)
+    await check_is_store(source)
     restoring = (await read_format(source)).copy
     if not restoring:
         await _note(source)
