@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gramserve.night.batch import view_batch
 from gramserve.night.facts import NightFacts
 from gramserve.night.survey import accepted, purged
 from gramserve.night.window import Night
 from gramserve.store.batches import BatchStore
 from gramserve.store.objects import ObjectStore
-from gramserve.store.records import SlideState
+from gramserve.store.records import BatchRecord, SlideState
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ async def earlier(objects: ObjectStore, nights: Sequence[Night]) -> list[NightRo
                 number = await batches.current_round(record.laboratory, record.batch)
                 final = await batches.final(record.laboratory, record.batch, number)
                 if final is None:
+                    await _take_retried(batches, record, number, row)
                     continue
                 row.states.update(
                     {state: getattr(final.counts, state.value.lower()) for state in SlideState if state.terminal}
@@ -73,3 +75,11 @@ async def earlier(objects: ObjectStore, nights: Sequence[Night]) -> list[NightRo
                 stone.slide_count for stone in stones if row.night.begin <= stone.create_time < row.night.end
             )
     return rows
+
+
+async def _take_retried(batches: BatchStore, record: BatchRecord, number: int, row: NightRow) -> None:
+    """Counts the slides of an open batch that have kept their end: those that its retry did not put back."""
+    before = await batches.final(record.laboratory, record.batch, number - 1) if number else None
+    if before is not None:
+        row.states.update((await view_batch(batches, record)).counts())
+        row.review += before.counts.review

@@ -213,6 +213,19 @@ async def test_an_earlier_night_has_the_same_counts_in_its_row_as_in_its_report(
     assert (previous.accepted, previous.open, empty.accepted, empty.failed_share) == (7, 7, 0, None)
 
 
+async def test_a_retry_leaves_the_other_slides_of_an_earlier_night_as_they_ended(store: NightStore) -> None:
+    batch = await store.batch("b-again", 3)
+    await store.succeeded(batch, 0, call=call(review=["LOW_CONFIDENCE"]))
+    await store.succeeded(batch, 1)
+    await store.failed(batch, 2)
+    await store.end(batch, "SSF", EVENING + HOUR, review=1)
+    await store.retry(batch, 1, [2], EVENING + 2 * HOUR)
+    [row] = await earlier(store.objects, [NIGHT])
+    of_facts = NightRow.of(await facts(store))
+    assert (+row.states, row.open, row.review, row.finished) == ({S: 2}, 1, 1, None)
+    assert (+of_facts.states, of_facts.open, of_facts.review) == (+row.states, row.open, row.review)
+
+
 async def test_the_timeline_has_a_bar_for_each_quarter_of_an_hour_without_gaps(store: NightStore) -> None:
     batch = await store.batch("b-time", 3)
     await store.succeeded(batch, 0, wait_s=60)
