@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from gramserve.night.batch import view_batch
@@ -11,6 +12,7 @@ from gramserve.night.facts import NightFacts
 from gramserve.night.survey import accepted, purged
 from gramserve.night.window import Night
 from gramserve.store.batches import BatchStore
+from gramserve.store.codec import RecordCorrupt
 from gramserve.store.objects import ObjectStore
 from gramserve.store.records import BatchRecord, SlideState
 
@@ -58,16 +60,8 @@ async def earlier(objects: ObjectStore, nights: Sequence[Night]) -> list[NightRo
         for row in rows:
             async for record in accepted(batches, laboratory, row.night):
                 row.accepted += record.slide_count
-                number = await batches.current_round(record.laboratory, record.batch)
-                final = await batches.final(record.laboratory, record.batch, number)
-                if final is None:
-                    await _take_retried(batches, record, number, row)
-                    continue
-                row.states.update(
-                    {state: getattr(final.counts, state.value.lower()) for state in SlideState if state.terminal}
-                )
-                row.review += final.counts.review
-                row.finished = max(row.finished or 0.0, final.end_time)
+                with suppress(RecordCorrupt):  # its slides count as open
+                    await _take(batches, record, row)
     for laboratory in await objects.folders("tombstones"):
         stones = await purged(objects, laboratory, nights)
         for row in rows:
@@ -77,9 +71,15 @@ async def earlier(objects: ObjectStore, nights: Sequence[Night]) -> list[NightRo
     return rows
 
 
-async def _take_retried(batches: BatchStore, record: BatchRecord, number: int, row: NightRow) -> None:
-    """Counts the slides of an open batch that have kept their end: those that its retry did not put back."""
-    before = await batches.final(record.laboratory, record.batch, number - 1) if number else None
-    if before is not None:
+async def _take(batches: BatchStore, record: BatchRecord, row: NightRow) -> None:
+    """Takes in how the slides of a batch ended."""
+    number = await batches.current_round(record.laboratory, record.batch)
+    final = await batches.final(record.laboratory, record.batch, number)
+    if final is not None:
+        row.states.update({state: getattr(final.counts, state.value.lower()) for state in SlideState if state.terminal})
+        row.review += final.counts.review
+        row.finished = max(row.finished or 0.0, final.end_time)
+    elif number and (before := await batches.final(record.laboratory, record.batch, number - 1)) is not None:
+        # Those that the retry did not put back have kept their end.
         row.states.update((await view_batch(batches, record)).counts())
         row.review += before.counts.review
