@@ -14,6 +14,7 @@ from gramserve.store.audit_days import AuditBroken
 from gramserve.store.audit_verify import Anchor, Verified, read_audit
 from gramserve.store.audit_verify import verify as verify_audit
 from gramserve.store.codec import RecordCorrupt
+from gramserve.store.format import require_store
 from gramserve.store.objects import open_store
 
 audit = typer.Typer(help="Verify and show the audit record.", no_args_is_help=True, add_completion=False)
@@ -57,15 +58,18 @@ def show(
 
 
 async def _verify(store: str, anchor: Anchor | None) -> Verified | AuditBroken:
+    objects = open_store(store)
+    await require_store(objects, store)
     try:
-        return await verify_audit(open_store(store), anchor)
+        return await verify_audit(objects, anchor)
     except AuditBroken as broken:
         return broken
 
 
 async def _show(store: str, actor: str, action: str, name: str, day: str, *, as_json: bool) -> None:
-    out = console()
-    async for record in read_audit(open_store(store)):
+    out, objects = console(), open_store(store)
+    await require_store(objects, store)
+    async for record in read_audit(objects):
         if actor not in {"", record.actor} or action not in {"", record.action}:
             continue
         if not record.object.startswith(name) or not record.time.startswith(day):

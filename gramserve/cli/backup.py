@@ -11,8 +11,8 @@ from gramserve.cli.speech import console, run
 from gramserve.cli.store_option import STORE, Store, local_actor
 from gramserve.store.audit import AuditLog
 from gramserve.store.audit_record import Action
-from gramserve.store.backup import Backup, Copied, check_is_store
-from gramserve.store.format import read_format
+from gramserve.store.backup import Backup, Copied
+from gramserve.store.format import read_format, require_store
 from gramserve.store.objects import ObjectStore, open_store
 
 
@@ -34,7 +34,7 @@ def backup(
 
 async def _backup(store: str, target: str) -> Copied:
     source, copy = open_store(store), open_store(target)
-    await check_is_store(source)
+    await require_store(source, store)  # a copy of nothing would look like a backup
     restoring = (await read_format(source)).copy
     if not restoring:
         await _note(source)

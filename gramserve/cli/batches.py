@@ -14,7 +14,7 @@ from gramserve.cli.speech import SLIDES_FAILED, console, run
 from gramserve.v1.slide_batch_pb2 import SlideBatch
 
 Batch = Annotated[
-    str, typer.Argument(help="Name of the batch (laboratories/L/slideBatches/B), or its last part.", metavar="BATCH")
+    str, typer.Argument(help="Name of the batch (laboratories/L/slideBatches/B), L/B, or B.", metavar="BATCH")
 ]
 
 

@@ -63,6 +63,31 @@ def failure_reason(slide: Slide) -> str:
     return from_status(slide.error).reason.value
 
 
+class Rows:
+    """Which slides of a batch are shown: all in their order, or those without a call, then those for review."""
+
+    def __init__(self) -> None:
+        self._first: list[Slide] = []
+        self._ranked: tuple[list[Slide], list[Slide], list[Slide]] = ([], [], [])
+        self._count = 0
+
+    def add(self, slide: Slide) -> None:
+        """The next slide of the batch; at most MAX_ROWS of each kind are kept."""
+        self._count += 1
+        lost = slide.state in {Slide.STATE_FAILED, Slide.STATE_EXPIRED, Slide.STATE_CANCELLED}
+        rank = 0 if lost else 1 if slide.call.review_reasons else 2
+        for kept in (self._first, self._ranked[rank]):
+            if len(kept) < MAX_ROWS:
+                kept.append(slide)
+
+    def chosen(self) -> list[Slide]:
+        """At most MAX_ROWS slides."""
+        if self._count <= MAX_ROWS:
+            return self._first
+        lost, review, rest = self._ranked
+        return [*lost, *review, *rest][:MAX_ROWS]
+
+
 def calls_table(slides: Iterable[Slide]) -> Table:
     """A table of at most MAX_ROWS slides."""
     table = Table("slide", "call", "probability", "tiles", "review", "time", box=None, pad_edge=False)

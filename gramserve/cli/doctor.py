@@ -42,8 +42,10 @@ def doctor(
 
     Exit code 0: all is well, or there are warnings only; 1: something would not work.
     """
-    store_url = store_url or (str(data_dir / "store") if data_dir.exists() else "")
-    findings = run(_examine(data_dir, redis_url, store_url, host or [], peer or []))
+    missing = stores.missing(store_url, data_dir)
+    findings = run(
+        _examine(data_dir, redis_url, missing or store_url or str(data_dir / "store"), host or [], peer or [])
+    )
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
     else:
@@ -61,11 +63,11 @@ def _show(findings: list[Finding]) -> None:
 
 
 async def _examine(
-    data_dir: Path, redis_url: str, store_url: str, hosts: list[str], peer_urls: list[str]
+    data_dir: Path, redis_url: str, store: Finding | str, hosts: list[str], peer_urls: list[str]
 ) -> list[Finding]:
     findings = [machine.check_versions(), *machine.check_extras(), machine.check_cpu(), machine.check_memory()]
     findings += [machine.check_disk(data_dir), machine.check_files(), machine.check_sandbox()]
-    findings += await stores.check_store(store_url) if store_url else [stores.check_folder(data_dir)]
+    findings += await stores.check_store(store) if isinstance(store, str) else [store]
     try:
         settings = load(SharedSettings)
         findings.append(Finding("settings", Health.OK, "all names and values are known"))

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from gramserve.cli.calls import MAX_ROWS, json_line, show_calls, write_atomically
+from gramserve.cli.calls import Rows, json_line, show_calls, write_atomically
 from gramserve.cli.speech import side_console
 from gramserve.client import TERMINAL_SLIDE_STATES, GramserveClient
 from gramserve.v1.slide_batch_pb2 import SlideBatch
@@ -67,14 +67,13 @@ def progress_bar() -> Progress:
 
 async def show_results(client: GramserveClient, batch: SlideBatch, console: Console, output: Path | None) -> None:
     """Print the table of calls and the counts; write every slide to `output`, one JSON object a line."""
-    first: list[Slide] = []
+    rows = Rows()
     lines: list[str] = []
     async for slide in client.results(batch.name):
-        if len(first) < MAX_ROWS:
-            first.append(slide)
+        rows.add(slide)
         if output is not None:
             lines.append(json_line(slide))
-    show_calls(console, first, total=batch.completion_stats.total_count)
+    show_calls(console, rows.chosen(), total=batch.completion_stats.total_count)
     console.print(counts_text(batch))
     if output is not None:
         write_atomically(output, lines)

@@ -280,7 +280,10 @@ class GramserveClient(Connection):
         return await self._patience.call(self._batches.RetrySlideBatch, request)
 
     def batch_name(self, batch: str) -> str:
-        """The resource name of a batch given by it or by its last part."""
+        """The resource name of a batch given by it, as L/B as people are shown it, or by its last part."""
+        if batch.count("/") == 1:
+            laboratory, batch = batch.split("/")
+            return f"laboratories/{laboratory}/slideBatches/{batch}"
         return batch if "/" in batch else f"{self.laboratory}/slideBatches/{batch}"
 
     # Models

@@ -93,7 +93,7 @@ class Stack:
                 self._services.append(service)
                 await service.start()
                 where = f"{self._shown}:{service.port}, " if service.port else ""
-                self._say(f"{spec.name:<11} {where}log in {service.log}")
+                self._say(f"{spec.name:<11} {where}log in {service.log}{_metrics(spec)}")
                 self._keepers.append(asyncio.create_task(service.keep()))
         except BaseException:
             await self.stop()
@@ -236,3 +236,9 @@ async def serve(stack: Stack, stop: asyncio.Event, say: Callable[[str], None]) -
     say("ready")
     await stopped
     await stack.stop()
+
+
+def _metrics(spec: ServiceSpec) -> str:
+    """Where the metrics of a service are: ", metrics on port 9101"; nothing when it shows none."""
+    ports = [value for name, value in spec.environment.items() if name.endswith("_METRICS_PORT") and value != "-1"]
+    return f", metrics on port {ports[0]}" if ports else ""

@@ -39,6 +39,7 @@ def render(facts: NightFacts, before: Sequence[NightRow], pictures: Shown) -> st
         "per_hour": peak_per_hour(facts.ended),
         "failures": sorted(facts.failures.values(), key=lambda failed: -failed.count),
         "reviews": [_review(review, pictures) for review in reviews],
+        "pictured": len(pictures),
         "models": sorted(facts.models.values(), key=lambda use: -use.slides),
         "batches": sorted(facts.batches, key=_interest)[:MOST_BATCHES],
         "rows": [NightRow.of(facts), *before],

@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gramserve.errors import InvalidInput, Reason
 from gramserve.night.earlier import earlier
 from gramserve.night.facts import NightFacts
 from gramserve.night.page import render
@@ -16,6 +15,7 @@ from gramserve.night.survey import survey
 from gramserve.night.window import Night
 from gramserve.store.audit import AuditLog
 from gramserve.store.audit_record import Action
+from gramserve.store.format import require_store
 from gramserve.store.objects import open_store
 from gramserve.store.records import Priority
 
@@ -33,9 +33,7 @@ async def write_report(
     Raises InvalidInput when nothing is stored there, Unavailable, RecordCorrupt, AuditBroken, OSError.
     """
     objects = open_store(store_url)
-    if not await objects.folders(""):  # a mistyped folder is not made
-        what = "nothing is stored there"
-        raise InvalidInput(Reason.INVALID_SETTINGS, what, violations=[("store", what)])
+    await require_store(objects, store_url)  # a mistyped folder is not made
     await AuditLog(objects).record(Action.RESULTS_READ, f"nights/{night.day.isoformat()}", actor=actor)
     facts = await survey(objects, night, now)
     before = await earlier(objects, [night.before(days) for days in range(1, EARLIER_NIGHTS + 1)])

@@ -192,12 +192,6 @@ class Backup:
         return {path: data for path, data in zip(paths, found, strict=True) if data is not None}
 
 
-async def check_is_store(source: ObjectStore) -> None:
-    """Raises Unsafe (UNSAFE_STORE) where no service has ever started: a folder that is not mounted looks like that."""
-    if await source.size(PATH) is None and not {"models", "batches"} & set(await source.folders("")):
-        raise Unsafe(Reason.UNSAFE_STORE, "there is no store to be copied: is its folder mounted?")
-
-
 async def _has_objects(store: ObjectStore) -> bool:
     async for _ in store.list(""):
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gramserve.errors import Reason, Unsafe
+from gramserve.errors import InvalidInput, Reason, Unsafe
 from gramserve.store.codec import Record
 from gramserve.store.objects import ObjectMissing, ObjectStore
 
@@ -32,6 +32,17 @@ async def read_format(objects: ObjectStore) -> FormatRecord:
         return FormatRecord.from_json(await objects.get(PATH))
     except ObjectMissing:
         return FormatRecord(1)
+
+
+async def require_store(objects: ObjectStore, url: str) -> None:
+    """Raises InvalidInput when nothing is stored at `url`, as where it was mistyped or is not mounted."""
+    if set(await objects.folders("")) - {"probe"}:
+        return
+    try:
+        await objects.get(PATH)
+    except ObjectMissing:
+        what = f"nothing is stored in {url}: is it mistyped, or not mounted?"
+        raise InvalidInput(Reason.INVALID_SETTINGS, what, violations=[("store", what)]) from None
 
 
 async def put_format(objects: ObjectStore, record: FormatRecord) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from gramserve.cli.calls import call_text, calls_table, review_text
+from gramserve.cli.calls import MAX_ROWS, Rows, call_text, calls_table, review_text
 from gramserve.v1.slide_pb2 import Call, Finding, Slide
 
 GNR = Finding(label="GNR", quantity=Finding.QUANTITY_FEW, probability=0.9)
@@ -38,3 +38,17 @@ def test_the_table_says_how_many_tiles_were_fit_to_read_where_not_all_were() -> 
     with console.capture() as printed:
         console.print(calls_table([Slide(state=Slide.STATE_SUCCEEDED, call=call)]))
     assert "12 of 16" in printed.get()
+
+
+def test_of_many_slides_those_that_need_a_person_are_shown_first() -> None:
+    few, many = Rows(), Rows()
+    quiet = [Slide(slide_id=str(number), state=Slide.STATE_SUCCEEDED) for number in range(MAX_ROWS)]
+    review = Slide(slide_id="review", state=Slide.STATE_SUCCEEDED, call=Call(review_reasons=["LOW_CONFIDENCE"]))
+    failed = Slide(slide_id="failed", state=Slide.STATE_FAILED)
+    for slide in [*quiet[:2], review, failed]:
+        few.add(slide)
+    assert [slide.slide_id for slide in few.chosen()] == ["0", "1", "review", "failed"]
+    for slide in [*quiet, review, failed]:
+        many.add(slide)
+    shown = [slide.slide_id for slide in many.chosen()]
+    assert shown == ["failed", "review", *(slide.slide_id for slide in quiet[: MAX_ROWS - 2])]

@@ -35,7 +35,10 @@ async def test_a_batch_is_created_watched_and_read(stack: Stack, client: Gramser
     assert found[0].call.findings[0].label == "GNR"
     assert [b.name async for b in client.list_batches()] == [batch.name]
     assert [b.name async for b in client.list_batches("priority=ROUTINE")] == []
-    assert await client.get_batch(batch.name.rpartition("/")[2]) == await client.get_batch(batch.name)
+    last = batch.name.rpartition("/")[2]
+    assert await client.get_batch(last) == await client.get_batch(batch.name)
+    laboratory = batch.name.split("/")[1]
+    assert await client.get_batch(f"{laboratory}/{last}") == await client.get_batch(batch.name)  # as status shows it
 
 
 async def test_I3_one_request_id_is_one_batch(client: GramserveClient) -> None:

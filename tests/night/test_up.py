@@ -54,5 +54,5 @@ async def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     command = [GRAMSERVE, "report", "--store", str(tmp_path / "typo"), "--output", str(tmp_path / "night.html")]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "nothing is stored there" in done.stderr
+    assert "nothing is stored in" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -332,9 +332,22 @@ async def test_a_store_of_another_release_is_refused(tmp_path: Path) -> None:
         await Backup(store, LocalObjects(tmp_path / "copy")).run()
 
 
-def test_the_command_says_what_it_did_and_the_audit_record_who(tmp_path: Path) -> None:
+def test_a_store_that_is_not_there_is_neither_copied_nor_verified(tmp_path: Path) -> None:
+    typo, copy = str(tmp_path / "typo"), str(tmp_path / "copy")
+    for command in (["backup", copy], ["audit", "verify"], ["audit", "show"]):
+        done = CliRunner().invoke(app, [*command, "--store", typo])
+        assert (done.exit_code, done.stderr.count("\n")) == (2, 1), command
+        assert "nothing is stored in" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_command_says_what_it_did_and_the_audit_record_who(tmp_path: Path) -> None:
     store, copy, back = (str(tmp_path / name) for name in ("store", "copy", "back"))
-    asyncio.run(check_format(open_store(store)))
+    await check_format(LocalObjects(store))
+    await asyncio.to_thread(_copy_to_and_fro, store, copy, back)
+
+
+def _copy_to_and_fro(store: str, copy: str, back: str) -> None:
     runner = CliRunner()
     for source, target in ((store, copy), (copy, back), (store, copy)):
         done = runner.invoke(app, ["backup", target, "--store", source])

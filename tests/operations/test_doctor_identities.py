@@ -116,5 +116,10 @@ async def test_a_running_service_is_asked_over_tls_and_only_as_who_it_says_it_is
         assert said.health(f"clock of {url}") == "ok"
         said = await doctor(tmp_path, "--peer", url)  # the CAs of the system do not know it
         assert (said.code, said.health(f"service at {url}")) == (1, "failed")
+        assert "certificate is not trusted" in said.found(f"service at {url}")
+        assert "GRAMSERVE_TLS_CA_FILE" in said.advice(f"service at {url}")
+        plain = url.replace("https", "http")
+        said = await doctor(tmp_path, "--peer", plain)
+        assert "use https" in said.advice(f"service at {plain}")
     finally:
         metrics.close()

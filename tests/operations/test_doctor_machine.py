@@ -79,6 +79,15 @@ async def test_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
         assert "gramserve purge" in said.advice("store space")
 
 
+async def test_a_named_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    typo = tmp_path / "typo" / "store"
+    for url in (str(typo), f"file://{typo}"):
+        said = await doctor(tmp_path, "--store-url", url)
+        assert (said.code, said.health("store")) == (0, "ok")
+        assert said.found("store").endswith("is not there yet; it can be made")
+    assert not typo.parent.exists()
+
+
 async def test_a_store_on_a_full_and_on_a_read_only_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 64) as disk:
         _of(disk).fill()

@@ -6,6 +6,8 @@ import asyncio
 import http.client
 import importlib.metadata
 import re
+import socket
+import ssl
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
@@ -26,11 +28,27 @@ async def check_peer(url: str, tls: Tls, *, clock: Callable[[], float] = time.ti
     try:
         date, text = await asyncio.to_thread(_fetch, url, tls)
         told_s = parsedate_to_datetime(date).timestamp()
-    except (OSError, http.client.HTTPException, GramserveError, ValueError):
-        advice = "start it, or name the address of its metrics (GRAMSERVE_..._METRICS_HOST and _PORT)"
-        return [Finding(f"service at {url}", Health.FAILED, "its metrics cannot be read", advice)]
+    except (OSError, http.client.HTTPException, GramserveError, ValueError) as error:
+        why, advice = _why(error)
+        return [Finding(f"service at {url}", Health.FAILED, f"its metrics cannot be read{why}", advice)]
     ahead_s = told_s + 0.5 - clock()  # the header has whole seconds
     return [_judge_version(url, text), judge_clock(f"clock of {url}", ahead_s)]
+
+
+def _why(error: Exception) -> tuple[str, str]:
+    """Why the metrics of a service cannot be read, and what to do."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        advice = "set GRAMSERVE_TLS_CA_FILE to the CA that issued it, and use a name that the certificate holds"
+        return ": its certificate is not trusted", advice
+    if isinstance(error, ssl.SSLError):
+        advice = "use http:// if it speaks no TLS; set GRAMSERVE_TLS_CERT_FILE and _KEY_FILE if it asks who calls"
+        return ": it ends the TLS handshake", advice
+    if isinstance(error, ConnectionResetError | http.client.BadStatusLine):
+        return ": what is there ends the connection", "use https:// if it speaks TLS"
+    advice = "start it, or name the address of its metrics (GRAMSERVE_..._METRICS_HOST and _PORT)"
+    if isinstance(error, socket.gaierror):
+        return ": there is no host of that name", advice
+    return "", advice
 
 
 def _judge_version(url: str, text: str) -> Finding:

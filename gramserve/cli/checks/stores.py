@@ -24,12 +24,25 @@ SLOW_REMOTE_WRITE_S = 0.5
 PATIENCE_S = 30.0
 
 
-def check_folder(folder: Path) -> Finding:
-    """Whether a data folder that does not exist yet could be made; makes nothing."""
+def missing(url: str, data_dir: Path) -> Finding | None:
+    """Whether the folder of the store at `url`, else the data folder, could be made, when it is not there.
+
+    It is not made: it may be mistyped.
+    """
+    if not url:
+        return None if data_dir.exists() else check_folder(data_dir)
+    folder = Path(unquote(urlsplit(url).path))
+    if is_remote(url) or folder.exists():
+        return None
+    return check_folder(folder, "make it, or set GRAMSERVE_STORE_URL")
+
+
+def check_folder(folder: Path, advice: str = "choose another --data-dir") -> Finding:
+    """Whether a folder that does not exist yet could be made; makes nothing."""
     parent = next(path for path in folder.absolute().parents if path.exists())
     if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
-        return Finding("store", Health.OK, f"{folder} can be made")
-    return Finding("store", Health.FAILED, f"{folder} cannot be made", "choose another --data-dir")
+        return Finding("store", Health.OK, f"{folder} is not there yet; it can be made")
+    return Finding("store", Health.FAILED, f"{folder} cannot be made", advice)
 
 
 async def check_store(
