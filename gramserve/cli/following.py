@@ -93,7 +93,8 @@ def counts_text(batch: SlideBatch) -> str:
         "for review": stats.review_count,
     }
     shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    return f"{batch.name}: {batch_state_text(batch)}, {stats.total_count} slides: {shown}"
+    slides = "1 slide" if stats.total_count == 1 else f"{stats.total_count} slides"
+    return f"{batch.name}: {batch_state_text(batch)}, {slides}: {shown}"
 
 
 def batch_state_text(batch: SlideBatch) -> str:
