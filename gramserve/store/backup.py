@@ -56,12 +56,10 @@ class Backup:
         await self._check()
         await put_format(self._target, FormatRecord(FORMAT, copy=True, unfinished=True))
         aliases = await self._read(info async for info in self._source.list("models") if _moves(info.path))
-        there = set(await self._source.folders(""))
-        others = sorted(there - {*LEFT_OUT, *_ORDER, *_LAST})
-        for kind in (*_ORDER, *others, *_LAST):
-            if kind in there:
-                self._say(kind)
-                await self._copy_kind(kind)
+        others = sorted(set(await self._source.folders("")) - {*LEFT_OUT, *_ORDER, *_LAST})
+        for kind in (*_ORDER, *others, *_LAST):  # also one of which there is nothing yet: it may come meanwhile
+            self._say(kind)
+            await self._copy_kind(kind)
         for path, data in aliases.items():
             await self._target.put(path, data)
         markers = await OpenRounds(self._target).restore()

@@ -203,6 +203,19 @@ async def test_I1_a_batch_in_the_copy_has_the_version_that_was_published_during_
     assert reads > 10
 
 
+async def test_I1_the_first_image_of_all_may_come_during_the_copy() -> None:
+    at, reads = 0, 1
+    while at < reads:
+        source, copy = (RemoteObjects(MemoryStore(), f"memory://{name}") for name in ("store", "copy"))
+        await source.create(layout.batch_path("lab", "a"), batch("a", 0).to_json())  # its slides lie in folders
+        leap = Leaping(source, [World(source).batch("b")], at)
+        moving: Any = leap
+        await Backup(moving, copy).run()
+        assert await copies.faults(copy) == [], f"at read {at}"
+        at, reads = at + 1, max(reads, leap.reads)
+    assert reads > 10
+
+
 async def test_output_that_was_written_again_before_the_end_is_in_a_later_copy(tmp_path: Path) -> None:
     source, copy = LocalObjects(tmp_path / "store"), LocalObjects(tmp_path / "copy")
     batches = BatchStore(source)
