@@ -59,7 +59,11 @@ class OutputWriter:
             "files": [asdict(file) for file in sorted(self._files, key=lambda file: file.name)],
         }
         data = json.dumps(facts, indent=1, sort_keys=True).encode() + b"\n"
-        await asyncio.gather(*(self._put(name, content) for name, content in (*left, ("manifest.json", data))))
+        # All have ended before one that failed is told: what is written late must not replace what is written next.
+        writing = [self._put(name, content) for name, content in (*left, ("manifest.json", data))]
+        for failed in await asyncio.gather(*writing, return_exceptions=True):
+            if failed is not None:
+                raise failed
         return hashlib.sha256(data).hexdigest()
 
     def _take(self, kind: str) -> tuple[str, bytes]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from gramserve.errors import NotFound, Unavailable
+from gramserve.errors import Exhausted, NotFound, Unavailable
 from gramserve.images.open import ByteSource, ReferenceOpener
 from gramserve.images.slidefile import SlideFile
 from gramserve.store.layout import reuse_path
@@ -114,7 +114,7 @@ class Fetcher:
     def _read_earlier(self, slide: RunSlide) -> OutcomeRecord | None:
         try:
             data = self._objects.get_sync(reuse_path(slide.laboratory, slide.reuse))
-        except (NotFound, Unavailable):
+        except (NotFound, Unavailable, Exhausted):
             return None
         return read_reusable(data, slide.digest)
 

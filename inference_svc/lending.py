@@ -94,10 +94,16 @@ class Lender:
             return
         except OSError:
             path, handle = b"", None
-        if handle is None:  # the child is gone, or asks for nothing
-            asyncio.get_running_loop().remove_reader(self._ours)
+        if handle is None:
+            if not path:  # the child is gone
+                asyncio.get_running_loop().remove_reader(self._ours)
+            return  # else this process has no room for another handle: the kernel closed it, which tells the child
+        try:
+            to = socket.socket(fileno=handle)
+        except OSError:  # no socket: no child of ours sends that
+            os.close(handle)
             return
-        answer = asyncio.create_task(self._answer(path.decode(errors="replace"), socket.socket(fileno=handle)))
+        answer = asyncio.create_task(self._answer(path.decode(errors="replace"), to))
         self._answers.add(answer)
         answer.add_done_callback(self._answered)
         if len(self._answers) >= MOST_AT_ONCE:

@@ -16,6 +16,7 @@ from inference_svc import protocol
 from inference_svc.depth import Depth
 from inference_svc.frames import Frames
 from inference_svc.lending import Lender, names
+from inference_svc.plausible import is_plausible
 from inference_svc.protocol import (
     CannotStart,
     ChildSettings,
@@ -92,6 +93,7 @@ class ChildProcess:
         self._timed_out: int | None = None
         self._cpu_s = cpu_s
         self._lender: Lender | None = None
+        self._given: set[str] = set()
 
     @classmethod
     async def spawn(
@@ -161,6 +163,7 @@ class ChildProcess:
         """Hand work over; how it ends is told through the ticket."""
         number = next(self._ids)
         self.pending[number] = ticket
+        self._given.add(ticket.work.version)
         self._count(ticket, 1)
         if ticket.urgent:
             self._frames.resume()
@@ -194,6 +197,8 @@ class ChildProcess:
 
     def _hear(self, message: Message, limit_s: float, now_s: float) -> bool:
         """Take a message in; False for one that no child sends then."""
+        if not is_plausible(message, self._given):
+            return False
         match message:
             case Ready():
                 self.ready = True

@@ -6,6 +6,7 @@ from gramserve.errors import Reason
 from gramserve.metrics import Metrics
 from gramserve.store.records import Priority, SlideState
 from gramserve.store.shadows import Verdict
+from inference_svc.plausible import LOAD_STEPS, STAGES
 
 _SLIDE_REASONS = (
     Reason.EMPTY_IMAGE,
@@ -48,9 +49,9 @@ def begin(metrics: Metrics) -> None:
     for priority in Priority:
         metrics.expect("slide_wait_seconds", priority=priority.value)
         metrics.expect("slide_seconds", priority=priority.value)
-    for stage in ("run", "store", "load", "fetch", "decode", "tile", "infer", "aggregate"):
+    for stage in ("run", "store", *STAGES):
         metrics.expect("slide_stage_seconds", stage=stage)
-    for step in ("fetch", "verify", "engine", "golden"):
+    for step in LOAD_STEPS:
         metrics.expect("model_load_seconds", step=step)
     for reason in _LOAD_REASONS:
         metrics.expect("model_load_failures", reason=reason.value)

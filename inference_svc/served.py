@@ -16,6 +16,9 @@ MOST_VERSIONS = 16
 MOST_LABELS = 64
 """Labels of one version that are shown: what a child says is bounded here."""
 
+MOST_ENGINES = 4
+"""Engines of one version that are shown, as MOST_LABELS."""
+
 # Outcomes that are shown beside the labels of findings.
 _ALONE = frozenset({"NO_ORGANISM_SEEN", "UNASSESSABLE", "MIXED_ORGANISMS_SEEN"})
 _REASONS = frozenset(reason.value for reason in ReviewReason)
@@ -42,7 +45,9 @@ class Served:
         for step, seconds in told.load_s.items():
             self._metrics.observe("model_load_seconds", seconds, step=step)
         shown = self._shown(told.version)
-        self._engines.setdefault(told.version, set()).add(told.engine)
+        engines = self._engines.setdefault(told.version, set())
+        if len(engines) < MOST_ENGINES:
+            engines.add(told.engine)
         for label in shown.admitted(told.organisms):
             shown.call(label)
         for label in shown.admitted(told.labels):

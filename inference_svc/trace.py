@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 from gramserve.store.records import OutcomeRecord
 from gramserve.tracing import NOTHING, Span, Tracer
+from inference_svc.plausible import STAGES
 from inference_svc.protocol import Finished
 from inference_svc.slide import Slide
 from inference_svc.work import Ending
-
-_STEPS = ("load", "fetch", "decode", "tile", "infer", "aggregate")
 
 
 class SlideTrace:
@@ -28,7 +27,7 @@ class SlideTrace:
         run = self._span.part("run", self._since_s, end_s, gramserve__ending=type(ending).__name__)
         if isinstance(ending, Finished):
             run.set(gramserve__tiles=ending.tiles, gramserve__engine=ending.engine, gramserve__reused=ending.reused)
-            steps = [(step, ending.stages[step]) for step in _STEPS if step in ending.stages]
+            steps = [(step, ending.stages[step]) for step in STAGES if step in ending.stages]
             at_s = end_s - sum(seconds for _, seconds in steps)
             for step, seconds in steps:
                 run.part(step, at_s, at_s + seconds)

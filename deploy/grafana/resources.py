@@ -117,7 +117,7 @@ def _stores() -> list[Panel]:
         number(
             "Files refused",
             "Services whose changed certificates or access file cannot be used; those before serve on.",
-            "sum(gramserve_certificate_refused or gramserve_access_file_unusable) or vector(0)",
+            'sum({__name__=~"gramserve_certificate_refused|gramserve_access_file_unusable"}) or vector(0)',
             "short",
             ANY_IS_BAD,
             span=6,

@@ -8,6 +8,7 @@ from panels import ANY_IS_BAD, CALM, bars, board, count, lines, number, rows
 FINISHED = "gramserve_slides_finished_total"
 ENDED = "gramserve_slides_ended_total"
 FIRING = 'ALERTS{system="gramserve", alertstate="firing", severity!="none"}'
+SUCCEEDED = f'increase({{__name__=~"{FINISHED}|{ENDED}", state="SUCCEEDED"}}[$__range])'
 FAILED = f'increase({{__name__=~"{FINISHED}|{ENDED}", state="FAILED"}}[$__range])'
 
 
@@ -33,7 +34,7 @@ def tonight() -> dashboard.Dashboard:
         count(
             "Succeeded",
             "Slides that got a call in the time shown.",
-            f'sum(increase({FINISHED}{{state="SUCCEEDED"}}[$__range]))',
+            f"sum({SUCCEEDED})",
             CALM,
         )
     )

@@ -42,7 +42,7 @@ def report(
     if importlib.util.find_spec("jinja2") is None:
         raise refuse("jinja2 is missing: pip install 'gramserve[worker]'")
     now = time.time()
-    roots = [part for root in allowed_root or () for part in root.split(",")]
+    roots = [part for root in allowed_root or () for part in root.split(",") if part]  # "/a, /b" comes as "/a,", "/b"
     if not all(Path(root).is_absolute() for root in roots):
         raise refuse("--allowed-root must be an absolute path")
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from gramserve.night.batch import view_batch
 from gramserve.night.facts import NightFacts
 from gramserve.night.survey import accepted, purged
 from gramserve.night.window import Night
 from gramserve.store.batches import BatchStore
+from gramserve.store.codec import RecordCorrupt
 from gramserve.store.objects import ObjectStore
-from gramserve.store.records import SlideState
+from gramserve.store.records import BatchRecord, SlideState
 
 
 @dataclass(slots=True)
@@ -57,15 +60,8 @@ async def earlier(objects: ObjectStore, nights: Sequence[Night]) -> list[NightRo
         for row in rows:
             async for record in accepted(batches, laboratory, row.night):
                 row.accepted += record.slide_count
-                number = await batches.current_round(record.laboratory, record.batch)
-                final = await batches.final(record.laboratory, record.batch, number)
-                if final is None:
-                    continue
-                row.states.update(
-                    {state: getattr(final.counts, state.value.lower()) for state in SlideState if state.terminal}
-                )
-                row.review += final.counts.review
-                row.finished = max(row.finished or 0.0, final.end_time)
+                with suppress(RecordCorrupt):  # its slides count as open
+                    await _take(batches, record, row)
     for laboratory in await objects.folders("tombstones"):
         stones = await purged(objects, laboratory, nights)
         for row in rows:
@@ -73,3 +69,17 @@ async def earlier(objects: ObjectStore, nights: Sequence[Night]) -> list[NightRo
                 stone.slide_count for stone in stones if row.night.begin <= stone.create_time < row.night.end
             )
     return rows
+
+
+async def _take(batches: BatchStore, record: BatchRecord, row: NightRow) -> None:
+    """Takes in how the slides of a batch ended."""
+    number = await batches.current_round(record.laboratory, record.batch)
+    final = await batches.final(record.laboratory, record.batch, number)
+    if final is not None:
+        row.states.update({state: getattr(final.counts, state.value.lower()) for state in SlideState if state.terminal})
+        row.review += final.counts.review
+        row.finished = max(row.finished or 0.0, final.end_time)
+    elif number and (before := await batches.final(record.laboratory, record.batch, number - 1)) is not None:
+        # Those that the retry did not put back have kept their end.
+        row.states.update((await view_batch(batches, record)).counts())
+        row.review += before.counts.review

@@ -9,6 +9,7 @@ from gramserve.night.batch import BatchView, view_batch
 from gramserve.night.facts import BatchFacts, Failures, ModelUse, NightFacts, Place, Review
 from gramserve.night.window import Night
 from gramserve.store.batches import BatchStore
+from gramserve.store.codec import RecordCorrupt
 from gramserve.store.objects import ObjectStore
 from gramserve.store.records import BatchRecord, OutcomeRecord, SlideState, TombstoneRecord
 
@@ -22,12 +23,17 @@ _PAGE = 256
 async def survey(objects: ObjectStore, night: Night, now: float) -> NightFacts:
     """What became of the slides that were accepted in `night`, as of `now` (Unix seconds).
 
-    Raises Unavailable when the store cannot be read, RecordCorrupt when a record of it is damaged.
+    Slides of a batch with a damaged record count as open, and a problem says so. Raises Unavailable when the store
+    cannot be read, RecordCorrupt when the record of a batch itself is damaged.
     """
     batches, facts = BatchStore(objects), NightFacts(night, now)
     for laboratory in await objects.folders("batches"):
         async for record in accepted(batches, laboratory, night):
-            await _read(batches, record, facts)
+            try:
+                await _read(batches, record, facts)
+            except RecordCorrupt as damaged:  # of this batch no more is known; the others have their report
+                facts.problems.append(f"{record.laboratory}/{record.batch}: {damaged.message}")
+                _take(facts, record, Counter(), 0, None)
     for laboratory in await objects.folders("tombstones"):
         facts.purged += sum(stone.slide_count for stone in await purged(objects, laboratory, [night]))
     del facts.problems[MOST_PROBLEMS:]
@@ -82,7 +88,14 @@ async def _read(batches: BatchStore, record: BatchRecord, facts: NightFacts) -> 
     for state in (SlideState.CANCELLED, SlideState.EXPIRED):
         if states[state] and (at := view.stopped_at(state)) is not None:
             _ended(facts, at, state, states[state])
-    end = view.final.end_time if view.final is not None else None
+    _take(facts, record, states, review, view.final.end_time if view.final is not None else None)
+    facts.problems += view.problems
+
+
+def _take(
+    facts: NightFacts, record: BatchRecord, states: Counter[SlideState], review: int, end_time: float | None
+) -> None:
+    """Takes a batch into the sums."""
     batch = BatchFacts(
         record.laboratory,
         record.batch,
@@ -93,14 +106,13 @@ async def _read(batches: BatchStore, record: BatchRecord, facts: NightFacts) -> 
         review,
         record.create_time,
         record.deliver_by,
-        end,
+        end_time,
     )
     facts.batches.append(batch)
     facts.accepted += record.slide_count
     facts.states.update(states)
     facts.open += batch.open
     facts.review += review
-    facts.problems += view.problems
 
 
 async def _note(batches: BatchStore, view: BatchView, outcome: OutcomeRecord, facts: NightFacts) -> None:

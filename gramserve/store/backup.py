@@ -1,8 +1,8 @@
 """Copies a store while services use it, so that the copy is a store that could have been.
 
 Whatever refers to something was written after it. So what refers is looked up before what it refers to is listed: an
-end before its outcomes, an alias before its version, a batch before its images. So nothing in the copy lacks what it
-needs.
+end before its outcomes, an alias before its version, a batch before its images and its version. So nothing in the copy
+lacks what it needs.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from gramserve.errors import Reason, Unsafe
-from gramserve.store.format import FORMAT, FormatRecord, put_format, read_format
+from gramserve.store.format import FORMAT, PATH, FormatRecord, put_format, read_format
 from gramserve.store.objects import ObjectInfo, ObjectMissing, ObjectStore
 from gramserve.store.open_rounds import OpenRounds
 
 LEFT_OUT = ("open", "probe", "reuse", "uploads", "condemned")
 """Markers are made anew; the others are unfinished, or can be made again, or say what may be deleted by now."""
 
-_ORDER = ("models", "optimizations", "batches", "requests", "slides", "checkpoints", "audit")
+_ORDER = ("batches", "requests", "slides", "optimizations", "models", "checkpoints", "audit")
 _LAST = ("tombstones",)
 _COMMITS = ("/manifest.json", "/outcome.json", "/stage.json")
 _SMALL_BYTES = 2**20
@@ -50,18 +50,16 @@ class Backup:
     async def run(self) -> Copied:
         """Copies what is missing. Broken off, it is repeated: until it ends no service starts on the copy.
 
-        Raises Unsafe (UNSAFE_STORE) when `target` is in use or has something else in it, or when `source` is of
-        another release or a copy that was not finished; and what the stores raise.
+        Raises Unsafe (UNSAFE_STORE) when `target` is in use, has something else in it or lies within `source`, or
+        when `source` is of another release or a copy that was not finished; and what the stores raise.
         """
         await self._check()
         await put_format(self._target, FormatRecord(FORMAT, copy=True, unfinished=True))
         aliases = await self._read(info async for info in self._source.list("models") if _moves(info.path))
-        there = set(await self._source.folders(""))
-        others = sorted(there - {*LEFT_OUT, *_ORDER, *_LAST})
-        for kind in (*_ORDER, *others, *_LAST):
-            if kind in there:
-                self._say(kind)
-                await self._copy_kind(kind)
+        others = sorted(set(await self._source.folders("")) - {*LEFT_OUT, *_ORDER, *_LAST})
+        for kind in (*_ORDER, *others, *_LAST):  # also one of which there is nothing yet: it may come meanwhile
+            self._say(kind)
+            await self._copy_kind(kind)
         for path, data in aliases.items():
             await self._target.put(path, data)
         markers = await OpenRounds(self._target).restore()
@@ -69,6 +67,9 @@ class Backup:
         return Copied(self._objects, self._bytes, self._kept, markers)
 
     async def _check(self) -> None:
+        here, there = (store.uri(PATH).removesuffix(PATH) for store in (self._source, self._target))
+        if here.startswith(there) or there.startswith(here):
+            raise Unsafe(Reason.UNSAFE_STORE, "a copy cannot lie within the store that is copied, nor around it")
         found = await read_format(self._source)
         if found.format != FORMAT or found.unfinished:
             raise Unsafe(
@@ -123,7 +124,8 @@ class Backup:
             for info in infos
             if (number := _round(info.path.removeprefix(f"{folder}/"))) is None
             or number < rounds
-            or (number == rounds and not info.path.startswith(f"{folder}/final/"))
+            # The output of a round without end is not decided yet.
+            or (number == rounds and not info.path.startswith((f"{folder}/final/", f"{folder}/output/")))
         ]
         await self._copy(wanted, await self._have(folder))
 
@@ -181,10 +183,10 @@ class Backup:
     async def _copy_small(self, infos: list[ObjectInfo]) -> None:
         found = await self._source.get_many([info.path for info in infos])
         objects = [(info.path, data) for info, data in zip(infos, found, strict=True) if data is not None]
-        for path, data in objects:
-            if _changes(path):
+        created = await self._target.create_many(objects)
+        for (path, data), is_new in zip(objects, created, strict=True):
+            if not is_new:  # an earlier copy has it otherwise
                 await self._target.put(path, data)
-        await self._target.create_many([one for one in objects if not _changes(one[0])])
         self._objects += len(objects)
         self._bytes += sum(len(data) for _, data in objects)
 
@@ -227,8 +229,10 @@ def _moves(path: str) -> bool:
 
 def _changes(path: str) -> bool:
     """Whether an object of this name can be replaced, as far as is known, and so may differ from an earlier copy."""
-    known = path.partition("/")[0] in {*_ORDER, *_LAST}
-    return not known or path.endswith(("/progress.json", "/trials.json", "/manifest.sig", "audit/start.json"))
+    kind = path.partition("/")[0]
+    if kind == "optimizations":  # whoever goes on with one writes its report again
+        return path.endswith(("/progress.json", "/trials.json", "/report.json", "/report.html"))
+    return kind not in {*_ORDER, *_LAST} or path.endswith(("/manifest.sig", "audit/start.json"))
 
 
 def _round(name: str) -> int | None:

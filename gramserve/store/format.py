@@ -41,7 +41,7 @@ async def require_store(objects: ObjectStore, url: str) -> None:
     try:
         await objects.get(PATH)
     except ObjectMissing:
-        what = f"nothing is stored in {url}"
+        what = f"nothing is stored in {url}: is it mistyped, or not mounted?"
         raise InvalidInput(Reason.INVALID_SETTINGS, what, violations=[("store", what)]) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -63,6 +64,41 @@ def test_every_alert_is_seen_firing_and_quiet(name: str) -> None:
     ]
     assert any(f'alertname="{name}"' in labels for found in expected for labels in found)
     assert any(not any(f'alertname="{name}"' in labels for labels in found) for found in expected)
+
+
+@pytest.mark.parametrize(
+    ("panel", "series"),
+    [
+        (
+            "Files refused",
+            {
+                'gramserve_certificate_refused{job="gateway"}': "0x90",
+                'gramserve_access_file_unusable{job="gateway"}': "1x90",
+            },
+        ),
+        (
+            "Succeeded",
+            {
+                'gramserve_slides_finished_total{state="SUCCEEDED", job="worker"}': "0x90",
+                'gramserve_slides_ended_total{state="SUCCEEDED", job="gateway"}': "0+1x90",
+            },
+        ),
+    ],
+)
+def test_a_panel_over_two_metrics_counts_both(panel: str, series: dict[str, str], tmp_path: Path) -> None:
+    [query] = [query for query in queries() if query.panel == panel]
+    look = {
+        "eval_time": "60m",
+        "expr": query.expr.replace("$__range", "1h"),
+        "exp_samples": [{"labels": "{}", "value": 60 if panel == "Succeeded" else 1}],
+    }
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [look],
+    }
+    (tmp_path / "panel.yml").write_text(json.dumps({"rule_files": [], "evaluation_interval": "1m", "tests": [test]}))
+    promtool("test", "rules", str(tmp_path / "panel.yml"))
 
 
 def _tests(name: str) -> list[dict[str, Any]]:

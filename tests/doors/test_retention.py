@@ -375,7 +375,7 @@ async def test_the_command_says_what_would_go_then_purges_and_is_audited(
 ) -> None:
     monkeypatch.setenv("LOGNAME", "somebody-else")
     await ended_batch(stack)
-    words = ("purge", "--store", stack.store_url, "--batches", "0.0000001")
+    words = ("purge", "--store", stack.store_url, "--batches", "0.000000000001")
     assert "would be purged: batches 1," in await command(*words, "--dry-run")
     assert len(await paths(stack.objects, "batches")) > 0
     assert "purged: batches 1," in await command(*words)

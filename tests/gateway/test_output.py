@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 from google.protobuf import json_format
 
 from gateway.names import BatchName
 from gateway.output import OutputWriter
+from gramserve.errors import Unavailable
 from gramserve.store.batches import BatchStore
+from gramserve.store.faults import unavailable
 from gramserve.store.objects import open_store
 from gramserve.store.records import BatchRecord, Counts, Priority, SlideState
 from gramserve.v1 import slide_batch_pb2 as b
@@ -91,29 +95,31 @@ async def test_each_round_has_its_own_complete_files(stack: Stack) -> None:
     checked_manifest(second)
 
 
+RECORD = BatchRecord(
+    laboratory="north",
+    batch="night-1",
+    request_id="",
+    fingerprint="",
+    model="models/gram",
+    model_version="models/gram/versions/1",
+    model_digest="d",
+    slide_count=8,
+    priority=Priority.ROUTINE,
+    deliver_by=None,
+    max_failed_ratio=0.0,
+    create_time=0.0,
+    annotations={},
+)
+
+
 async def test_files_are_split_and_the_same_slides_give_the_same_bytes(tmp_path: Path) -> None:
     batches, name = BatchStore(open_store(str(tmp_path))), BatchName("north", "night-1")
-    record = BatchRecord(
-        laboratory="north",
-        batch="night-1",
-        request_id="",
-        fingerprint="",
-        model="models/gram",
-        model_version="models/gram/versions/1",
-        model_digest="d",
-        slide_count=8,
-        priority=Priority.ROUTINE,
-        deliver_by=None,
-        max_failed_ratio=0.0,
-        create_time=0.0,
-        annotations={},
-    )
     digests = set()
     for _ in range(2):
         writer = OutputWriter(batches, name, 0, file_rows=3)
         for index in range(8):
             await writer.add(SlideState.FAILED if index == 4 else SlideState.SUCCEEDED, b"%d" % index)
-        digests.add(await writer.finish(record, Counts(8, succeeded=7, failed=1)))
+        digests.add(await writer.finish(RECORD, Counts(8, succeeded=7, failed=1)))
     assert len(digests) == 1
     folder = tmp_path / "batches/north/night-1/output/0"
     assert {path.name: path.read_text() for path in folder.glob("*.jsonl")} == {
@@ -122,6 +128,24 @@ async def test_files_are_split_and_the_same_slides_give_the_same_bytes(tmp_path:
         "results-00003.jsonl": "7\n",
         "errors-00001.jsonl": "4\n",
     }
+
+
+async def test_a_file_that_cannot_be_written_is_told_when_no_other_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, name = BatchStore(open_store(str(tmp_path))), BatchName("north", "night-1")
+    written = []
+
+    async def put(path: str, _data: bytes) -> None:
+        if path.endswith("errors-00001.jsonl"):
+            raise unavailable()
+        await asyncio.sleep(0.02)
+        written.append(path.rpartition("/")[2])
+
+    monkeypatch.setattr(batches.objects, "put", put)
+    with pytest.raises(Unavailable):
+        await OutputWriter(batches, name, 0).finish(RECORD, Counts(8))
+    assert written == ["results-00001.jsonl", "manifest.json"]
 
 
 async def test_files_of_a_gateway_that_died_before_the_end_are_written_again(stack: Stack) -> None:

@@ -12,6 +12,7 @@ import pytest
 from gramserve.errors import NotFound, Reason, SlideFailed
 from gramserve.images.open import ReferenceOpener
 from gramserve.images.slidefile import SlideFile
+from gramserve.store.faults import full
 from gramserve.store.layout import reuse_path, slide_path
 from gramserve.store.records import ImageRecord, OutcomeRecord, SlideState
 from inference_svc.fetching import Fetcher
@@ -146,3 +147,15 @@ def test_of_a_slide_that_was_called_before_no_image_is_read() -> None:
     assert shelf.run(unknown) == [b"unknown"]
     assert shelf.read_by(known) == []
     assert shelf.read_by(unknown) == [False]
+
+
+def test_an_earlier_call_for_which_there_is_no_room_is_no_reason_not_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child on S3 gets objects through files of its worker's temporary folder, which can be full."""
+    shelf = Shelf(0.0)
+    slide = shelf.slide(b"field", kept=b"{}")
+
+    def no_room(_path: str) -> bytes:
+        raise full()
+
+    monkeypatch.setattr(shelf, "get_sync", no_room)
+    assert shelf.fetcher.earlier(slide) is None

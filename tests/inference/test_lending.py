@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -174,3 +175,32 @@ async def test_a_child_that_asks_and_hangs_up_or_sends_nonsense_harms_nobody(cou
     with suppress(BlockingIOError):
         counter.child.send(b"no socket to answer on")
     await asyncio.sleep(0)
+
+
+async def test_a_handle_that_is_no_socket_is_closed_and_the_next_request_is_answered(counter: Counter) -> None:
+    await counter.objects.put("slides/x", b"x")
+    opened = open_files()
+    with Path(os.devnull).open("rb") as nothing:
+        for _ in range(5):
+            socket.send_fds(counter.child, [b"slides/x"], [nothing.fileno()])
+        assert await counter.get("slides/x") == b"x"
+    await until(lambda: open_files() <= opened)
+
+
+async def test_a_worker_without_room_for_a_handle_says_so_and_lends_again_later(counter: Counter) -> None:
+    await counter.objects.put("slides/x", b"x")
+    await counter.get("slides/x")  # so that a thread is there already
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            socket.send_fds(counter.child, [b"slides/x"], [theirs.fileno()])
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            await asyncio.sleep(0.05)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        ours.settimeout(1)
+        assert await asyncio.to_thread(ours.recv, 1) == b"", "it hears at once, without an answer"
+    async with asyncio.timeout(5):
+        assert await counter.get("slides/x") == b"x"

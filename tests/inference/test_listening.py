@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from gramserve.queue import Lease
 from inference_svc import process
 from inference_svc.frames import Frames
 from inference_svc.process import ChildProcess
-from inference_svc.protocol import Finished, Message, Ready, RunSlide, Started, pack
+from inference_svc.protocol import Failed, Finished, Message, Models, Ready, RunSlide, Started, VersionLoaded, pack
 from inference_svc.slide import Held, Slide
 from inference_svc.work import Crashed, Ticket, TimedOut, Withdrawn
 from tests.waiting import until
@@ -159,3 +160,33 @@ def test_a_slide_is_coming_until_the_children_have_it_or_it_is_gone() -> None:
     held.remove(slides[1])
     assert held.coming == 1
     assert len(held) == 2
+
+
+def loaded(version: str, step: str) -> VersionLoaded:
+    return VersionLoaded(version, "engine", {step: 0.1}, (), (), {}, {})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Finished(0, {}, 1, 0.0, {"Jane Doe": 0.1}, "engine", "d"),
+        Failed(0, "JANE_DOE", "", retryable=True),
+        Failed(0, "MODEL_UNAVAILABLE", "", retryable=True, cause="JANE_DOE"),
+        loaded("models/m/versions/1", "Jane Doe"),
+        loaded("models/other/versions/1", "fetch"),
+        loaded("nonsense", "fetch"),
+        Models(("models/other/versions/1",)),
+    ],
+    ids=["stage", "reason", "cause", "step", "version", "no version", "models"],
+)
+async def test_a_child_whose_words_would_be_labels_of_metrics_is_killed_for_others_than_there_are(
+    line: Line, said: Message
+) -> None:
+    number, _ = line.give()
+    hearing = asyncio.create_task(line.hear(10.0))
+    line.say(Ready(), Started(number), loaded("models/m/versions/1", "fetch"), Models(("models/m/versions/1",)))
+    await until(lambda: len(line.heard) == 4)
+    line.say(replace(said, id=number) if isinstance(said, Finished | Failed) else said)
+    await hearing
+    assert line.stub.returncode == -9
+    assert len(line.heard) == 4

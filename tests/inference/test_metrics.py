@@ -12,8 +12,8 @@ from gramserve.metrics import Metrics
 from gramserve.runtime.tally import REFERENCE
 from gramserve.samples import LABELS
 from gramserve.store.records import ImageRecord
-from inference_svc.protocol import Finished
-from inference_svc.served import MOST_LABELS, MOST_VERSIONS, Served
+from inference_svc.protocol import Finished, VersionLoaded
+from inference_svc.served import MOST_ENGINES, MOST_LABELS, MOST_VERSIONS, Served
 from tests.artifacts import coloured_file
 from tests.exposition import Exposition, free_port, scrape
 from tests.inference.bench import Bench
@@ -219,3 +219,13 @@ def test_a_child_that_says_nonsense_makes_no_more_series_than_an_artifact_may_ha
         assert len(shown.series(name)) == most
         assert set(shown.series(name).values()) == {0}
     assert set(shown.series("review_reasons_total").values()) == {0}
+
+
+def test_a_child_that_says_nonsense_of_its_engine_makes_few_series() -> None:
+    metrics = Metrics()
+    served = Served(metrics)
+    for number in range(200):
+        served.loaded(VersionLoaded("models/gram/versions/1", f"engine {number}", {}, ("GNR",), ("GNR",), {}, {}))
+        served.serving(["models/gram/versions/1"])
+    shown = Exposition(generate_latest(metrics.registry).decode())
+    assert len(shown.series("model_loaded")) == MOST_ENGINES

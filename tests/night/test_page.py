@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from gramserve.cli import app
 from gramserve.night.report import write_report
 from gramserve.store.audit_verify import read_audit
 from gramserve.store.objects import open_store
@@ -175,3 +177,11 @@ async def test_a_browser_shows_it_in_light_and_dark_at_laptop_and_phone_width(
     assert (ink.max(axis=1).reshape(-1, 100).max(axis=1)[:15] > 300).all()
     for colour in ((0x45, 0xA3, 0x91), (0xF0, 0x64, 0x5C)) if dark else ((0x3B, 0x8F, 0x80), (0xD0, 0x45, 0x45)):
         assert (shown == colour).all(axis=2).sum() > 50
+
+
+@pytest.mark.parametrize("roots", ["/scans", "/scans,/more", "/scans, /more", "/scans,"])
+def test_the_command_takes_the_folders_as_they_are_set_for_the_workers(roots: str, tmp_path: Path) -> None:
+    (tmp_path / "store" / "batches").mkdir(parents=True)
+    words = ["report", "--store", str(tmp_path / "store"), "--output", str(tmp_path / "night.html")]
+    done = CliRunner().invoke(app, words, env={"GRAMSERVE_WORKER_ALLOWED_ROOTS": roots})
+    assert done.exit_code == 0, done.output

@@ -205,6 +205,11 @@ class Terminal:
             pass
         return self._seen.decode(errors="replace")
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended; what it still draws is read, as it waits for that."""
+        return bool(self.seen) and self.process.poll() is not None
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -228,6 +233,7 @@ async def test_live_it_follows_the_night_outlives_the_gateway_and_ends_with_Ctrl
         await submit(stack, 4)
         await until(lambda: "4 to do" in terminal.seen[drawn:])
         terminal.process.send_signal(signal.SIGINT)
-        assert await asyncio.to_thread(terminal.process.wait, 20) == 130
+        await until(lambda: terminal.ended)
+        assert terminal.process.returncode == 130
     finally:
         terminal.close()

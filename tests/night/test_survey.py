@@ -213,6 +213,45 @@ async def test_an_earlier_night_has_the_same_counts_in_its_row_as_in_its_report(
     assert (previous.accepted, previous.open, empty.accepted, empty.failed_share) == (7, 7, 0, None)
 
 
+async def test_a_retry_leaves_the_other_slides_of_an_earlier_night_as_they_ended(store: NightStore) -> None:
+    batch = await store.batch("b-again", 3)
+    await store.succeeded(batch, 0, call=call(review=["LOW_CONFIDENCE"]))
+    await store.succeeded(batch, 1)
+    await store.failed(batch, 2)
+    await store.end(batch, "SSF", EVENING + HOUR, review=1)
+    await store.retry(batch, 1, [2], EVENING + 2 * HOUR)
+    [row] = await earlier(store.objects, [NIGHT])
+    of_facts = NightRow.of(await facts(store))
+    assert (+row.states, row.open, row.review, row.finished) == ({S: 2}, 1, 1, None)
+    assert (+of_facts.states, of_facts.open, of_facts.review) == (+row.states, row.open, row.review)
+
+
+@pytest.mark.parametrize("path", ["final/0.json", "results/0/000001.json"])
+async def test_a_damaged_record_of_one_batch_is_told_and_leaves_the_others_their_report(
+    store: NightStore, path: str
+) -> None:
+    for name in ("b-whole", "b-damaged"):
+        batch = await store.batch(name, 2)
+        await store.succeeded(batch, 0)
+        await store.succeeded(batch, 1)
+        await store.end(batch, "SS", EVENING + HOUR)
+    await store.objects.put(f"batches/north/b-damaged/{path}", b"{")
+    found = await facts(store)
+    assert (found.accepted, found.states[S], found.open, found.adds_up) == (4, 2, 2, False)
+    [problem] = found.problems
+    assert problem.startswith("north/b-damaged: ")
+    assert "damaged; restore it from a backup" in problem
+
+
+async def test_a_damaged_end_of_an_earlier_night_leaves_its_slides_open(store: NightStore) -> None:
+    for name in ("b-whole", "b-damaged"):
+        batch = await store.batch(name, 1)
+        await store.end(batch, "S", EVENING + HOUR)
+    await store.objects.put("batches/north/b-damaged/final/0.json", b"{")
+    [row] = await earlier(store.objects, [NIGHT])
+    assert (row.accepted, row.open, row.states[S]) == (2, 1, 1)
+
+
 async def test_the_timeline_has_a_bar_for_each_quarter_of_an_hour_without_gaps(store: NightStore) -> None:
     batch = await store.batch("b-time", 3)
     await store.succeeded(batch, 0, wait_s=60)

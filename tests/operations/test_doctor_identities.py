@@ -74,6 +74,14 @@ async def test_a_certificate_without_the_name_that_callers_use(tmp_path: Path) -
     assert "not for gram.hospital" in said.found("certificate names")
 
 
+@pytest.mark.parametrize(
+    ("host", "health"), [("gram.lab", "ok"), ("GRAM.lab", "ok"), ("a.b.lab", "failed"), ("lab", "failed")]
+)
+async def test_a_certificate_for_all_names_of_a_domain(host: str, health: str, tmp_path: Path) -> None:
+    said = await look(tmp_path, certificates(tmp_path, hosts=("localhost", "*.lab")), "--host", host)
+    assert said.health("certificate names") == health
+
+
 @pytest.fixture
 def access(tmp_path: Path) -> tuple[AccessEditor, dict[str, str]]:
     file = tmp_path / "access.yaml"

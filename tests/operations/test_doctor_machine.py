@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import socket
 import threading
@@ -181,6 +182,18 @@ async def test_a_service_whose_clock_is_another() -> None:
     (clock,) = [one for one in found if one.name.startswith("clock")]
     assert clock.health is Health.FAILED
     assert "behind" in clock.found
+
+
+async def test_an_address_of_something_else_that_tells_no_time() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\nhello")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics"
+        found = await check_peer(url, Tls())
+    assert [(one.name, one.health) for one in found] == [(f"service at {url}", Health.FAILED)]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/metrics", "file:///etc/passwd", "nothing"])

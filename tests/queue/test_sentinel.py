@@ -29,7 +29,7 @@ async def test_I11_the_queue_goes_on_with_the_replica_that_becomes_the_master(ki
         await lane.queue.check_safe(allow_volatile=False)
         await lane.fill("lab/b", 4)
         lease = await lane.lease_one()
-        waiting = asyncio.create_task(lane.queue.wait_events("lab/b", 99, 60))
+        waiting = asyncio.create_task(lane.queue.next_events("lab/b", 99, 1, 60))
         first, second = redis.ports
         async with aclosing(redis.client(first)) as master:
             assert await master.execute_command("WAIT", 1, 10_000) == 1
@@ -46,7 +46,7 @@ async def test_I11_the_queue_goes_on_with_the_replica_that_becomes_the_master(ki
         again = await until(leased, 60, "a slide is leased from the new master")
         await redis.names(second)
         assert [found.index for found in again] == [1]
-        await lane.queue.wait_events("lab/b", 0, 60)  # its other connection has found the new master, too
+        await lane.queue.next_events("lab/b", 0, 1, 60)  # its other connection has found the new master, too
         assert (await lane.queue.complete(lease, "w1", "SUCCEEDED")).accepted, "its lease was known to the replica"
 
         # What was the master comes back and takes itself for it still, until a Sentinel tells it otherwise.
@@ -93,7 +93,7 @@ async def test_sentinels_and_redis_are_spoken_to_by_TLS_with_our_certificate(kin
                 if known:
                     await lane.fill("lab/b", 2)
                     assert (await lane.lease_one()).index == 0
-                    await lane.queue.wait_events("lab/b", 0, 5)
+                    await lane.queue.next_events("lab/b", 0, 1, 5)
                 else:
                     with pytest.raises(Unavailable):
                         await lane.queue.depth()

@@ -58,13 +58,19 @@ def _judge_end(name: str, end: float, now: float) -> Finding:
 def _check_names(file: Path, hosts: Sequence[str]) -> Finding:
     names = describe(file.read_bytes()).hosts
     found = f"for {', '.join(names) or 'no host'}"
-    if lacking := [host for host in hosts if host not in names]:
+    if lacking := [host for host in hosts if not any(_covers(name, host) for name in names)]:
         advice = "callers refuse it under that name: issue one with --host"
         return Finding("certificate names", Health.FAILED, f"{found}; not for {', '.join(lacking)}", advice)
     if PROBED not in names:
         advice = "health probes call it localhost: issue one with that name too"
         return Finding("certificate names", Health.WARNING, f"{found}; not for {PROBED}", advice)
     return Finding("certificate names", Health.OK, found)
+
+
+def _covers(name: str, host: str) -> bool:
+    """Whether a certificate for `name`, such as "*.lab", is one for `host`, as TLS compares them."""
+    name, host = name.lower(), host.lower()
+    return name == host or (name.startswith("*.") and host.partition(".")[2] == name.removeprefix("*."))
 
 
 def check_access(settings: SharedSettings, now: float | None = None) -> Finding:

@@ -27,10 +27,11 @@ async def check_peer(url: str, tls: Tls, *, clock: Callable[[], float] = time.ti
     """The service whose metrics are at `url`, such as "http://127.0.0.1:9101/metrics"."""
     try:
         date, text = await asyncio.to_thread(_fetch, url, tls)
+        told_s = parsedate_to_datetime(date).timestamp()
     except (OSError, http.client.HTTPException, GramserveError, ValueError) as error:
         why, advice = _why(error)
         return [Finding(f"service at {url}", Health.FAILED, f"its metrics cannot be read{why}", advice)]
-    ahead_s = parsedate_to_datetime(date).timestamp() + 0.5 - clock()  # the header has whole seconds
+    ahead_s = told_s + 0.5 - clock()  # the header has whole seconds
     return [_judge_version(url, text), judge_clock(f"clock of {url}", ahead_s)]
 
 
