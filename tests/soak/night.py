@@ -15,7 +15,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 
 from gramserve.client import GramserveClient, Patience
-from gramserve.errors import GramserveError
+from gramserve.errors import GramserveError, InvalidInput
 from gramserve.v1.slide_batch_pb2 import Image, SlideBatch, SlideSource
 from gramserve.v1.slide_pb2 import Slide
 from tests.soak import checks
@@ -154,7 +154,13 @@ class Night:
             "reuse_results": dice.random() < 0.3,
             "request_id": request,
         }
-        created = await client.create_batch(sources, **options)
+        try:
+            created = await client.create_batch(sources, **options)
+        except InvalidInput:
+            if options["deliver_by"] is None or due > datetime.datetime.now(datetime.UTC):
+                raise
+            # Nobody answered until the deadline had passed, and then it was refused: nothing was accepted.
+            return await self._submit(client, other, dice, slides)
         batch = Submitted(created.name, request, slides, may_stop=options["deliver_by"] is not None)
         if dice.random() < 0.3:
             repeated = await other.create_batch(sources, **options)
