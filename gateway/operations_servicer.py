@@ -48,6 +48,7 @@ def _to_message(system: System) -> operations_pb2.SystemStatus:
         late_count=ahead.late,
         slide_batches=[batch_to_message(view) for view in shown],
         slide_batch_count=len(ahead.batches) + len(system.ended),
+        damaged_slide_batches=[name.resource for name in system.damaged],
     )
     if ahead.end_time is not None:
         message.estimated_end_time.CopyFrom(timestamp(ahead.end_time))

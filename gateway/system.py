@@ -11,7 +11,8 @@ from gateway.views import BatchView, Views
 from gramserve.access.principal import Principal
 from gramserve.queue import Depth, Queue, Roster, Seen
 from gramserve.store.batches import BatchStore
-from gramserve.store.records import Counts
+from gramserve.store.codec import RecordCorrupt
+from gramserve.store.records import BatchRecord, Counts
 
 MOST_SHOWN = 100
 DEFAULT_S = 12 * 3600.0
@@ -24,7 +25,10 @@ _PAGE = 256
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """The system at `time` (Unix seconds): `ended` batches, the last first; `counts` are over all batches."""
+    """The system at `time` (Unix seconds): `ended` batches, the last first; `counts` are over all batches.
+
+    `damaged` are those of which a record cannot be read: they stand nowhere else.
+    """
 
     time: float
     depth: Depth
@@ -32,6 +36,7 @@ class System:
     open: Forecast
     ended: list[BatchView]
     counts: Counts
+    damaged: list[BatchName]
 
 
 class SystemView:
@@ -59,13 +64,16 @@ class SystemView:
             async for laboratory, batch in self._batches.unfinished()
             if principal.may_see(laboratory)
         }
-        running, ended = [], await self._since(principal, since, open_names, now)
+        damaged: set[BatchName] = set()
+        running, ended = [], await self._since(principal, since, open_names, now, damaged)
         rate = 0.0
         for name in sorted(open_names, key=lambda name: name.key):
             record = await self._batches.get_batch(name.laboratory, name.batch)
             if record is None:
                 continue
-            view = await self._views.view(record)
+            view = await self._view(record, damaged)
+            if view is None:
+                continue
             if view.state.terminal:
                 ended.append(view)
                 continue
@@ -81,10 +89,19 @@ class SystemView:
             forecast(running, now, rate),
             ended,
             _sum([*running, *ended]),
+            sorted(damaged, key=lambda name: name.key),
         )
 
+    async def _view(self, record: BatchRecord, damaged: set[BatchName]) -> BatchView | None:
+        """The batch; None, and it is `damaged`, when what the store has of it cannot be read."""
+        try:
+            return await self._views.view(record)
+        except RecordCorrupt:
+            damaged.add(BatchName(record.laboratory, record.batch))
+            return None
+
     async def _since(
-        self, principal: Principal, since: float, open_names: set[BatchName], now: float
+        self, principal: Principal, since: float, open_names: set[BatchName], now: float, damaged: set[BatchName]
     ) -> list[BatchView]:
         """The ended batches that were accepted at or after `since`; one that has ended is seldom read again."""
         found: dict[BatchName, tuple[BatchView, float]] = {}
@@ -96,8 +113,10 @@ class SystemView:
                     name = BatchName(laboratory, record.batch)
                     if record.create_time >= since and name not in open_names:
                         known = self._ended.get(name)
-                        fresh = known is not None and now - known[1] < KNOWN_S
-                        found[name] = known if known and fresh else (await self._views.view(record), now)
+                        if known is not None and now - known[1] < KNOWN_S:
+                            found[name] = known
+                        elif (view := await self._view(record, damaged)) is not None:
+                            found[name] = view, now
                 if len(page) < _PAGE or page[-1].create_time < since:
                     break
                 after = (page[-1].create_time, page[-1].batch)

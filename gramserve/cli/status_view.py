@@ -32,6 +32,9 @@ def alarms(status: SystemStatus) -> list[str]:
         found.append(f"{number(status.late_count)} slides will not be done when they are due")
     if (waited := status.queue.oldest_stat_wait.ToTimedelta().total_seconds()) > STAT_WAIT_S:
         found.append(f"a STAT slide has waited for {duration(waited)}")
+    if status.damaged_slide_batches:
+        first, more = status.damaged_slide_batches[0], len(status.damaged_slide_batches) - 1
+        found.append(f"records of {first}{f' and {more} more' if more else ''} are damaged; restore them from a backup")
     if len({worker.release for worker in status.workers} | {status.release}) > 1:
         found.append("gateway and workers are of different releases")
     return found

@@ -39,6 +39,7 @@ class SystemStatus(_message.Message):
     LATE_COUNT_FIELD_NUMBER: _builtins.int
     SLIDE_BATCHES_FIELD_NUMBER: _builtins.int
     SLIDE_BATCH_COUNT_FIELD_NUMBER: _builtins.int
+    DAMAGED_SLIDE_BATCHES_FIELD_NUMBER: _builtins.int
     release: _builtins.str
     """Release of the gateway that answers."""
     slides_per_second: _builtins.float
@@ -73,6 +74,10 @@ class SystemStatus(_message.Message):
         the estimated_end_time that follows from that order, then ended ones, the last first.
         """
 
+    @_builtins.property
+    def damaged_slide_batches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Batches whose records are damaged, by name: nothing else here knows of them."""
+
     def __init__(
         self,
         *,
@@ -86,10 +91,11 @@ class SystemStatus(_message.Message):
         late_count: _builtins.int = ...,
         slide_batches: _abc.Iterable[_slide_batch_pb2.SlideBatch] | None = ...,
         slide_batch_count: _builtins.int = ...,
+        damaged_slide_batches: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["completion_stats", b"completion_stats", "estimated_end_time", b"estimated_end_time", "queue", b"queue", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_stats", b"completion_stats", "estimated_end_time", b"estimated_end_time", "late_count", b"late_count", "queue", b"queue", "release", b"release", "slide_batch_count", b"slide_batch_count", "slide_batches", b"slide_batches", "slides_per_second", b"slides_per_second", "time", b"time", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_stats", b"completion_stats", "damaged_slide_batches", b"damaged_slide_batches", "estimated_end_time", b"estimated_end_time", "late_count", b"late_count", "queue", b"queue", "release", b"release", "slide_batch_count", b"slide_batch_count", "slide_batches", b"slide_batches", "slides_per_second", b"slides_per_second", "time", b"time", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,6 +13,7 @@ from gateway.progress import forecast
 from gateway.system import SystemView
 from gateway.views import BatchView, Views
 from gramserve.access.principal import Principal, Role
+from gramserve.cli.status_view import alarms
 from gramserve.queue import Card, Roster
 from gramserve.store.records import BatchRecord, BatchState, Counts, Priority
 from gramserve.v1 import slide_batch_pb2 as b
@@ -99,6 +100,23 @@ async def test_open_and_ended_batches_are_in_one_sum(stack: Stack) -> None:
     assert (status.queue.stat_count, status.queue.routine_count, status.queue.leased_count) == (3, 0, 1)
     assert status.queue.oldest_stat_wait.ToTimedelta().total_seconds() > 0
     assert status.slide_batches[1].partial_failures[0].message == "the image is damaged"
+
+
+async def test_a_damaged_record_of_one_batch_is_told_and_hides_no_other(stack: Stack) -> None:
+    whole, damaged = await stack.create(3), await stack.create(2)
+    await stack.worker.drain()
+    for batch in (whole, damaged):
+        await stack.ended(batch.name)
+    _, laboratory, _, name = damaged.name.split("/")
+    (final,) = [info.path async for info in stack.objects.list(f"batches/{laboratory}/{name}/final")]
+    await stack.restart()
+    await stack.objects.put(final, b"{")
+    status = await look(stack)
+    assert list(status.damaged_slide_batches) == [damaged.name]
+    assert [one.name for one in status.slide_batches] == [whole.name]
+    (alarm,) = [one for one in alarms(status) if "damaged" in one]
+    assert damaged.name in alarm
+    assert "restore" in alarm
 
 
 async def test_an_ended_batch_that_is_tried_again_is_open_and_then_counts_anew(stack: Stack) -> None:
