@@ -191,7 +191,10 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         os.set_blocking(self._ours, False)
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "140", "LINES": "40"}
+        # Where the tests are a background job of a shell they ignore Ctrl-C, and so would what they start.
+        former = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+        signal.signal(signal.SIGINT, former)
         os.close(theirs)
         self._seen = b""
 
