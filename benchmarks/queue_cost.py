@@ -76,16 +76,7 @@ class Lane:
 
     async def _open(self, total: int) -> str:
         batch = f"laboratory/batch-{next(self._batches):06d}"
-        await self._queue.open(
-            batch,
-            round=0,
-            total=total,
-            priority_stat=False,
-            due_s=1_900_000_000.0,
-            version="models/bench/versions/1",
-            digest="0" * 64,
-            fresh=True,
-        )
+        await open_batch(self._queue, batch, total)
         return batch
 
     async def _measured(self, spent: dict[str, tuple[float, float]], name: str, operation: Awaitable[T]) -> T:
@@ -99,6 +90,20 @@ class Lane:
     async def _redis_us(self) -> float:
         found: dict[str, Any] = await self._redis.info("commandstats")
         return float(found.get("cmdstat_evalsha", {}).get("usec", 0.0))
+
+
+async def open_batch(queue: Queue, batch: str, total: int) -> None:
+    """A routine batch of `total` slides that is known to Redis."""
+    await queue.open(
+        batch,
+        round=0,
+        total=total,
+        priority_stat=False,
+        due_s=1_900_000_000.0,
+        version="models/bench/versions/1",
+        digest="0" * 64,
+        fresh=True,
+    )
 
 
 @asynccontextmanager

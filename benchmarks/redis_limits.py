@@ -25,6 +25,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from benchmarks.queue_cost import open_batch
 from benchmarks.report import show, spread, write
 from gramserve.queue import EmbeddedRedis, Queue, Settlement, connect
 from gramserve.queue.queue import CHUNK
@@ -66,20 +67,6 @@ async def work(url: str, client: str, together: int, seconds: float, keys: str =
     await queue.aclose()
     await redis.aclose()
     return {"slides": slides, "took_s": took_s}
-
-
-async def open_batch(queue: Queue, batch: str, total: int) -> None:
-    """A routine batch of `total` slides that is known to Redis."""
-    await queue.open(
-        batch,
-        round=0,
-        total=total,
-        priority_stat=False,
-        due_s=1_900_000_000.0,
-        version="models/bench/versions/1",
-        digest="0" * 64,
-        fresh=True,
-    )
 
 
 @asynccontextmanager

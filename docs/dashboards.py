@@ -26,7 +26,7 @@ The last column is what a test saw (`tests/deploy/test_alerts.py`): a gateway, t
 whose search was a script, a real Prometheus that scraped them, and about 230 slides that succeeded, failed, crashed
 their worker, expired, were cancelled and waited. It is the number of series with values that a query returned, put in
 as Grafana does. 0 stands where such a night cannot have a value: growth of memory is judged after six hours. No
-Grafana took part: that the JSON is what Grafana 11.6 loads is held against its schema.
+Grafana took part: that it loads the JSON is held against the types of Grafana 11.6.
 """
 
 

@@ -141,7 +141,7 @@ class Creator:
         )
         if made != batch:  # a gateway that made its ids otherwise got as far as the request
             record = await self._prepare(dataclasses.replace(draft, batch=made), submission, action)
-        kept = _same_batch(await self._batches.commit_batch(record), identity)
+        kept = _same_batch(await self._batches.create_batch(record), identity)
         await self._place(kept, new=kept == record)
         return kept
 
@@ -157,7 +157,6 @@ class Creator:
     async def _prepare(self, record: BatchRecord, submission: Submission, action: Action) -> BatchRecord:
         await asyncio.gather(
             self._batches.write_manifest(record.laboratory, record.batch, submission.slides),
-            self._batches.open_rounds.mark(record.laboratory, record.batch, 0),
             self._record(action, record),
         )
         return record

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from pydantic import Field, field_validator
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from gramserve.settings import CommaSeparated, SharedSettings
+from gramserve.settings import AbsolutePaths, SharedSettings
 from gramserve.store.retention import RetentionDays
 
 
@@ -23,7 +21,7 @@ class GatewaySettings(SharedSettings):
     metrics_port: int = Field(
         default=9101, ge=-1, le=65535, description="Port of the metrics; 0 takes a free one, -1 shows none."
     )
-    manifest_roots: CommaSeparated = Field(
+    manifest_roots: AbsolutePaths = Field(
         default=(),
         description="Folders whose files a manifest_uri may name, {laboratory} in one for its own; empty: none.",
     )
@@ -113,10 +111,3 @@ class GatewaySettings(SharedSettings):
             optimizations=self.retention_optimizations_days,
             audit=self.retention_audit_days,
         )
-
-    @field_validator("manifest_roots")
-    @classmethod
-    def _absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(Path(root).is_absolute() for root in roots):
-            raise ValueError("must be absolute paths")
-        return roots

@@ -66,7 +66,6 @@ class SystemView:
         }
         damaged: set[BatchName] = set()
         running, ended = [], await self._since(principal, since, open_names, now, damaged)
-        rate = 0.0
         for name in sorted(open_names, key=lambda name: name.key):
             record = await self._batches.get_batch(name.laboratory, name.batch)
             if record is None:
@@ -78,15 +77,12 @@ class SystemView:
                 ended.append(view)
                 continue
             running.append(view)
-            snapshot = await self._queue.snapshot(name.key)
-            if snapshot is not None and snapshot.running:
-                rate += snapshot.done_rate
         ended.sort(key=lambda view: view.end_time or 0.0, reverse=True)
         return System(
             now,
             await self._queue.depth(),
             await self._roster.workers(),
-            forecast(running, now, rate),
+            forecast(running, now, sum(view.per_second for view in running)),
             ended,
             _sum([*running, *ended]),
             sorted(damaged, key=lambda name: name.key),

@@ -21,7 +21,8 @@ MAX_FAILURES = 20
 class BatchView:
     """A batch at one moment; times are Unix seconds, None for what has not happened.
 
-    `failures` are (slide index, error) of at most 20 failed slides of a batch that has ended.
+    `per_second` slides end in a second while some of them run. `failures` are (slide index, error) of at most 20 failed
+    slides of a batch that has ended.
     """
 
     name: BatchName
@@ -34,6 +35,7 @@ class BatchView:
     start_time: float | None = None
     end_time: float | None = None
     estimated_end_time: float | None = None
+    per_second: float = 0.0
     error: ErrorRecord | None = None
     failures: tuple[tuple[int, ErrorRecord], ...] = ()
     output_uri: str = ""
@@ -108,6 +110,7 @@ class Views:
             update_time=now.last_end_s or now.first_start_s or record.create_time,
             start_time=now.first_start_s,
             estimated_end_time=estimated if state is BatchState.RUNNING else None,
+            per_second=now.done_rate if now.running else 0.0,
         )
 
     async def _forgotten(self, name: BatchName, record: BatchRecord, current: Round) -> BatchView:

@@ -237,7 +237,7 @@ class Metrics:
 
     def expect(self, name: str, **labels: str) -> None:
         """Show a counter or histogram with these labels from now on, at 0 until it happens."""
-        self._one(self._specs[name].kind, name, labels)
+        self.series(name, **labels)
 
     def follow(self, name: str, read: Callable[[], float | None]) -> None:
         """Show what `read` says whenever the metrics are read, and nothing while that is None.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gramserve.errors import InvalidInput, Reason
@@ -24,6 +25,16 @@ def _split(value: Any) -> Any:
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """A tuple of strings, written with commas between them."""
+
+
+def _absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(Path(path).is_absolute() for path in paths):
+        raise ValueError("must be absolute paths")
+    return paths
+
+
+AbsolutePaths = Annotated[CommaSeparated, AfterValidator(_absolute)]
+"""Absolute paths, written with commas between them."""
 
 
 class SharedSettings(BaseSettings):

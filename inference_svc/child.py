@@ -6,7 +6,6 @@ S3 its worker does that for it) and the allowed folders and nothing else; it end
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import signal
@@ -16,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from gramserve.log import describe
+from gramserve.sandbox import die_with
 from inference_svc import sandbox
 from inference_svc.giving_way import give_way
 from inference_svc.protocol import (
@@ -38,12 +38,10 @@ from inference_svc.wire import Wire
 HOOK = "GRAMSERVE_TEST_CHILD_HOOK"
 """For tests only: "module:function" that is called with every slide after it was announced; see docs/worker.md."""
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main(descriptor: int, parent: int, lender: int | None = None) -> int:
     """Serve the worker at the other end of `descriptor` until it is gone; `lender` is where objects come from."""
-    _die_with(parent)
+    die_with(parent)
     # Signals meant for the worker reach its whole group: only the worker decides when a child ends (I14).
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -155,13 +153,6 @@ class Inbox:
     def following(self) -> RunSlide | None:
         """The slide that will come next if nothing else does; does not wait."""
         return next((work for work in self._work if isinstance(work, RunSlide)), None)
-
-
-def _die_with(parent: int) -> None:
-    """Be killed when the worker dies, even in the middle of a slide: its work would be for nobody."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before
-        os._exit(1)
 
 
 def _hook(name: str) -> Callable[[RunSlide | RunShadow], None]:

@@ -293,7 +293,7 @@ class Children:
         self._metrics.set("children", len(self._ready))
 
     def _count_models(self) -> None:
-        loaded = frozenset[str]().union(*(child.models for child in self._ready))
+        loaded = self.models
         self._served.serving(loaded)
         self._metrics.set("models_loaded", len(loaded))
         self._metrics.set("models_memory_bytes", sum(child.models_bytes for child in self._ready))

@@ -19,7 +19,7 @@ longer slice when it wakes up, and does not wait until that has used up its own.
 through gateway, Redis, worker and the journal of the file system is such a moment.
 """
 
-_NUMBERS = {"x86_64": (314, 315), "aarch64": (274, 275)}  # of sched_setattr and sched_getattr
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 _ATTRIBUTES = struct.Struct("=IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline and period in ns
 _NORMAL = 0
 
@@ -31,23 +31,12 @@ def give_way() -> None:
         _set_slice(SLICE_S)
 
 
-def slice_s(process: int) -> float:
-    """The slice of a process, seconds; 0 on a kernel older than 6.12. Raises OSError."""
-    found = ctypes.create_string_buffer(_ATTRIBUTES.size)
-    _call(1, process, found, _ATTRIBUTES.size, 0)
-    return float(_ATTRIBUTES.unpack(found.raw)[5]) / 1e9
-
-
 def _set_slice(seconds: float) -> None:
+    number = _SCHED_SETATTR.get(platform.machine())
+    if number is None:
+        raise OSError("slices are not known for this processor")
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     wanted = _ATTRIBUTES.pack(_ATTRIBUTES.size, _NORMAL, 0, nice, 0, round(seconds * 1e9), 0, 0)
-    _call(0, 0, ctypes.create_string_buffer(wanted, len(wanted)), 0)
-
-
-def _call(which: int, process: int, attributes: ctypes.Array[ctypes.c_char], *more: int) -> None:
-    numbers = _NUMBERS.get(platform.machine())
-    if numbers is None:
-        raise OSError("slices are not known for this processor")
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(numbers[which], process, attributes, *more):
+    if libc.syscall(number, 0, ctypes.create_string_buffer(wanted, len(wanted)), 0):
         raise OSError(ctypes.get_errno(), "the slice of a process")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from google.protobuf import message_factory
 from google.protobuf.message import DecodeError
 
 from gramserve.errors import GramserveError, InvalidInput, Reason
+from gramserve.metrics import installed_version
 from gramserve.oip import open_inference_pb2 as pb
 from gramserve.oip.open_inference_pb2_grpc import GRPCInferenceServiceServicer
 from gramserve.rpc.options import MAX_MESSAGE_BYTES
@@ -91,9 +91,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
         self, request: pb.ServerMetadataRequest, context: Any
     ) -> pb.ServerMetadataResponse:
         """What this is."""
-        return pb.ServerMetadataResponse(
-            name="gramserve", version=importlib.metadata.version("gramserve"), extensions=EXTENSIONS
-        )
+        return pb.ServerMetadataResponse(name="gramserve", version=installed_version(), extensions=EXTENSIONS)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Any) -> pb.ModelReadyResponse:  # noqa: N802
         """True while a child has the version loaded."""

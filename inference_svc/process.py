@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
+from gramserve.sandbox import without_secrets
 from gramserve.store.objects import ObjectStore
 from inference_svc import protocol
 from inference_svc.depth import Depth
@@ -53,15 +54,16 @@ END_TIMEOUT_S = 2.0
 
 # Children run one slide each on one core: threads of libraries would only take cores from each other.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
-# A child that decodes hostile files needs no way to the queue or to S3, and no PIN of a key that others sign with.
-_NOT_FOR_CHILDREN = ("GRAMSERVE_REDIS_URL", "GRAMSERVE_OPTIMIZER_SIGNING_KEY", "AWS_")
 
 
 def child_environment(environ: Mapping[str, str], max_image_pixels: int) -> dict[str, str]:
     """The environment of a child: ours without queue, signing key and keys of S3, with one thread for each library."""
-    kept = {name: value for name, value in environ.items() if not name.upper().startswith(_NOT_FOR_CHILDREN)}
     # OpenCV reads its own limit when it is imported, and it must not be lower than ours.
-    return kept | dict.fromkeys(_ONE_THREAD, "1") | {"OPENCV_IO_MAX_IMAGE_PIXELS": str(max_image_pixels)}
+    return (
+        without_secrets(environ)
+        | dict.fromkeys(_ONE_THREAD, "1")
+        | {"OPENCV_IO_MAX_IMAGE_PIXELS": str(max_image_pixels)}
+    )
 
 
 class ChildProcess:

@@ -11,7 +11,7 @@ from gramserve.errors import GramserveError, NotFound, Reason
 from gramserve.metrics import Metrics
 from gramserve.queue import Queue
 from gramserve.store.batches import BatchStore
-from gramserve.store.records import BatchRecord, ErrorRecord, OutcomeRecord, Priority, SlideRecord, SlideState
+from gramserve.store.records import BatchRecord, ErrorRecord, OutcomeRecord, SlideRecord, SlideState
 from gramserve.store.reuse import reuse_key
 from gramserve.tracing import OFF, Tracer
 from inference_svc.children import Children
@@ -90,7 +90,7 @@ class Runner:
     async def run(self, slide: Slide) -> None:
         """From the lease to the end; whatever happens, the slide is not held afterwards."""
         if slide.attempts == 1:
-            self._metrics.observe("slide_wait_seconds", slide.lease.queued_s, priority=_priority(slide))
+            self._metrics.observe("slide_wait_seconds", slide.lease.queued_s, priority=slide.priority.value)
         try:
             await self._run(slide)
         except Exception as error:
@@ -182,7 +182,7 @@ class Runner:
 
     def _traced(self, slide: Slide, batch: BatchRecord | None) -> SlideTrace:
         """The trace of the slide, from its acceptance on, where its batch is traced."""
-        if batch is None or not batch.trace:
+        if batch is None:
             return UNTRACED
         held_s = self._clock() - slide.leased_s
         return self._traces.setdefault(slide, begin(self._tracer, slide, batch.trace, self._wall, held_s))
@@ -296,7 +296,7 @@ class Runner:
         now_s = self._clock()
         self._metrics.observe("slide_stage_seconds", now_s - ran_s, stage="store")
         total_s = slide.lease.queued_s + now_s - slide.leased_s
-        self._metrics.observe("slide_seconds", total_s, priority=_priority(slide))
+        self._metrics.observe("slide_seconds", total_s, priority=slide.priority.value)
         await self._complete(slide, stored)
         trace.completed()
 
@@ -350,7 +350,3 @@ class Runner:
                 self._contact.answered()
                 return result
         return None
-
-
-def _priority(slide: Slide) -> str:
-    return Priority.STAT.value if slide.lease.stat else Priority.ROUTINE.value

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gramserve.sandbox import confine
+from gramserve.sandbox import confine, limit
 from inference_svc.protocol import ChildSettings
 
 MOST_FILES = 512
@@ -22,10 +22,10 @@ MOST_WRITTEN_BYTES = 2**20
 
 def enter(settings: ChildSettings) -> None:
     """Set the limits, then give up network, programs and the writing of files, for good; raises OSError, ValueError."""
-    _limit(resource.RLIMIT_DATA, settings.memory_bytes)
-    _limit(resource.RLIMIT_CORE, 0)  # a core would be full of pixels
-    _limit(resource.RLIMIT_FSIZE, MOST_WRITTEN_BYTES)
-    _limit(resource.RLIMIT_NOFILE, MOST_FILES)
+    limit(resource.RLIMIT_DATA, settings.memory_bytes)
+    limit(resource.RLIMIT_CORE, 0)  # a core would be full of pixels
+    limit(resource.RLIMIT_FSIZE, MOST_WRITTEN_BYTES)
+    limit(resource.RLIMIT_NOFILE, MOST_FILES)
     confine(writable=[Path(tempfile.gettempdir())])
 
 
@@ -57,11 +57,3 @@ class CpuTime:
         if hard != resource.RLIM_INFINITY:
             most = hard if most == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(resource.RLIMIT_CPU, (most, hard))
-
-
-def _limit(what: int, most: int) -> None:
-    """Never above what this process was given."""
-    hard = resource.getrlimit(what)[1]
-    if hard != resource.RLIM_INFINITY:
-        most = min(most, hard)
-    resource.setrlimit(what, (most, most))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from gramserve.settings import CommaSeparated, SharedSettings
+from gramserve.settings import AbsolutePaths, SharedSettings
 
 PREFIX = "GRAMSERVE_WORKER_"
 
@@ -35,7 +34,7 @@ class WorkerSettings(SharedSettings):
     children: int = Field(
         default=0, ge=0, le=1024, description="Child processes; 0 is one for each CPU that this process may use."
     )
-    allowed_roots: CommaSeparated = Field(
+    allowed_roots: AbsolutePaths = Field(
         default=(),
         description="Folders whose images may be named by reference, {laboratory} in one for its own; empty: none.",
     )
@@ -102,13 +101,6 @@ class WorkerSettings(SharedSettings):
     stop_grace_s: float = Field(
         default=20.0, ge=0, description="How long running slides may take to finish at shutdown, seconds."
     )
-
-    @field_validator("allowed_roots")
-    @classmethod
-    def _roots_are_absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not Path(root).is_absolute() for root in roots):
-            raise ValueError("these must be absolute paths")
-        return roots
 
     @property
     def renew_s(self) -> float:

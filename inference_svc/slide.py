@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from gramserve.queue import Lease
+from gramserve.store.records import Priority
 from inference_svc.work import Ticket
 
 
@@ -39,6 +40,11 @@ class Slide:
     def attempts(self) -> int:
         """Deliveries of the slide, this one included."""
         return self.lease.attempts + self.lease.crashes + 1
+
+    @property
+    def priority(self) -> Priority:
+        """STAT or ROUTINE."""
+        return Priority.STAT if self.lease.stat else Priority.ROUTINE
 
     def begins_before_s(self, due_s: float | None) -> float | None:
         """The reading of our clock when it is `due_s` (unix seconds) for the server; None stays None."""

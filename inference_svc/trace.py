@@ -65,6 +65,6 @@ def begin(tracer: Tracer, slide: Slide, parent: str, now_s: Callable[[], float],
     span = tracer.go_on("slide", parent, start_s=leased_s - slide.lease.queued_s)
     _, model, _, version = slide.lease.version.split("/")
     span.set(gramserve__model=model, gramserve__version=version, gramserve__attempt=slide.attempts)
-    span.set(gramserve__priority="STAT" if slide.lease.stat else "ROUTINE")
+    span.set(gramserve__priority=slide.priority.value)
     span.part("queue", leased_s - slide.lease.queued_s, leased_s)
     return SlideTrace(span, now_s)

@@ -10,13 +10,12 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
+from gramserve.sandbox import without_secrets
 from optimizer_svc.messages import Message, unpack
 
 JOB_COMMAND = (sys.executable, "-m", "optimizer_svc.job_process")
 _LINE_BYTES = 4 * 1024 * 1024
 
-# A process that unpacks and decodes what others made needs no way to the queue and no keys of the store.
-_NOT_FOR_JOBS = ("GRAMSERVE_REDIS_URL", "GRAMSERVE_STORE_URL", "GRAMSERVE_OPTIMIZER_SIGNING_KEY", "AWS_")
 # Nothing calls out at run time: model libraries fetch weights and send figures unless they are told not to.
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
@@ -28,11 +27,10 @@ PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 def job_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of a job: ours without the queue, the store and the signing key."""
-    return (
-        {name: value for name, value in environ.items() if not name.startswith(_NOT_FOR_JOBS)}
-        | _OFFLINE
-        | PATIENT_THREADS
-    )
+    kept = {
+        name: value for name, value in without_secrets(environ).items() if not name.startswith("GRAMSERVE_STORE_URL")
+    }
+    return kept | _OFFLINE | PATIENT_THREADS
 
 
 class JobProcess:

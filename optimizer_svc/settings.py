@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Self
-
-from pydantic import Field, model_validator
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from gramserve.settings import CommaSeparated, SharedSettings
+from gramserve.settings import AbsolutePaths, SharedSettings
 
 PREFIX = "GRAMSERVE_OPTIMIZER_"
 
@@ -27,7 +24,7 @@ class OptimizerSettings(SharedSettings):
         default="./gramserve-data/optimizer",
         description="Local folder for running optimizations; what they finished is also in the store.",
     )
-    allowed_roots: CommaSeparated = Field(
+    allowed_roots: AbsolutePaths = Field(
         default=(),
         description="Folders from which checkpoints and data may be read by reference; empty allows uploads only.",
     )
@@ -55,9 +52,3 @@ class OptimizerSettings(SharedSettings):
     stop_grace_s: float = Field(
         default=10.0, ge=0, description="How long running calls and a running step may take at shutdown, seconds."
     )
-
-    @model_validator(mode="after")
-    def _roots_are_absolute(self) -> Self:
-        if any(not Path(root).is_absolute() for root in self.allowed_roots):
-            raise ValueError("allowed_roots must be absolute paths")
-        return self

@@ -14,7 +14,7 @@ from rich.text import Text
 from gramserve.night.words import NOTHING, duration, number, percent
 from gramserve.rpc.status import from_status
 from gramserve.v1.operations_pb2 import SystemStatus, WorkerStatus
-from gramserve.v1.slide_batch_pb2 import SlideBatch
+from gramserve.v1.slide_batch_pb2 import CompletionStats, SlideBatch
 
 STAT_WAIT_S = 60.0
 """A STAT slide that has waited for so long needs a person."""
@@ -65,7 +65,6 @@ def _head(status: SystemStatus, address: str) -> RenderableType:
 
 def _slides(status: SystemStatus) -> Text:
     stats = status.completion_stats
-    left = stats.queued_count + stats.running_count
     text = Text.assemble(
         (number(stats.total_count), "bold"), " slides = ", f"{number(stats.succeeded_count)} succeeded"
     )
@@ -73,7 +72,7 @@ def _slides(status: SystemStatus) -> Text:
         (stats.failed_count, "failed", "red"),
         (stats.expired_count, "expired", "yellow"),
         (stats.cancelled_count, "cancelled", "dim"),
-        (left, "to do", "bold"),
+        (_left(stats), "to do", "bold"),
     ):
         text.append(" + ")
         text.append(f"{number(count)} {what}", style=style if count else "")
@@ -83,7 +82,7 @@ def _slides(status: SystemStatus) -> Text:
 
 def _progress(status: SystemStatus) -> RenderableType:
     stats = status.completion_stats
-    done = stats.total_count - stats.queued_count - stats.running_count
+    done = stats.total_count - _left(stats)
     line = Table.grid(padding=(0, 2), expand=True)
     line.add_column(ratio=1)
     line.add_column(no_wrap=True)
@@ -110,7 +109,10 @@ def _span(seconds: float, count: int) -> str:
 
 def _workers(status: SystemStatus) -> RenderableType:
     if not status.workers:
-        return Text("no worker was heard of in the last 30 seconds", style="bold red" if _left(status) else "yellow")
+        return Text(
+            "no worker was heard of in the last 30 seconds",
+            style="bold red" if _left(status.completion_stats) else "yellow",
+        )
     table = _table("worker", "release", "children", "slides", "longest", "seen", "model versions")
     for worker in status.workers[:MOST_WORKERS]:
         table.add_row(
@@ -120,7 +122,7 @@ def _workers(status: SystemStatus) -> RenderableType:
             number(worker.leased_count),
             _span(worker.longest_lease.ToTimedelta().total_seconds(), worker.leased_count),
             f"{duration(worker.age.ToTimedelta().total_seconds())} ago",
-            ", ".join(name.removeprefix("models/").replace("/versions/", " ") for name in worker.model_versions),
+            ", ".join(map(_version, worker.model_versions)),
             style=_worker_style(worker),
         )
     if len(status.workers) > MOST_WORKERS:
@@ -157,14 +159,14 @@ def _batches(status: SystemStatus) -> RenderableType:
             SlideBatch.Priority.Name(batch.priority).removeprefix("PRIORITY_"),
             SlideBatch.State.Name(batch.state).removeprefix("STATE_").replace("_", " ").lower(),
             number(stats.total_count),
-            number(stats.total_count - stats.queued_count - stats.running_count),
+            number(stats.total_count - _left(stats)),
             Text(number(stats.failed_count), style="red" if stats.failed_count else ""),
             number(stats.review_count),
             _clock(batch.deliver_by),
             Text(
                 f"{'' if ended else '~'}{_clock(ends)}" if ends.seconds else NOTHING, style="bold red" if late else ""
             ),
-            batch.model_version.removeprefix("models/").replace("/versions/", " "),
+            _version(batch.model_version),
             style="dim" if ended else "",
         )
     if status.slide_batch_count > MOST_BATCHES:
@@ -181,8 +183,14 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _left(status: SystemStatus) -> int:
-    return status.completion_stats.queued_count + status.completion_stats.running_count
+def _left(stats: CompletionStats) -> int:
+    """Slides without an end."""
+    return stats.queued_count + stats.running_count
+
+
+def _version(name: str) -> str:
+    """A model version in short: gram 3."""
+    return name.removeprefix("models/").replace("/versions/", " ")
 
 
 def _clock(at: Timestamp) -> str:

@@ -16,6 +16,7 @@ from gramserve.errors import GramserveError
 from gramserve.night.facts import Review
 from gramserve.night.near import Near
 from gramserve.night.wanted import MAX_PIXELS, Cut, Tile
+from gramserve.sandbox import without_secrets
 from gramserve.store.objects import open_store
 from gramserve.store.paths import is_remote
 
@@ -24,8 +25,6 @@ TILES = 4
 SLIDE_S = 60.0
 MOST_DEATHS = 3
 _ANSWER_BYTES = 2**24
-# It needs no way to the queue or to S3, and no key.
-_SECRETS = ("GRAMSERVE_REDIS_URL", "GRAMSERVE_OPTIMIZER_SIGNING_KEY", "AWS_")
 
 
 def available() -> bool:
@@ -42,7 +41,7 @@ class Pictures:
     def __init__(self, store_url: str, roots: Sequence[str] = ()) -> None:
         self._near = Near(open_store(store_url)) if is_remote(store_url) else None
         store = self._near.url if self._near is not None else store_url
-        self._command = (sys.executable, "-m", "gramserve.night.child", store, *roots)
+        self._command = (sys.executable, "-m", "gramserve.night.child", str(os.getpid()), store, *roots)
         self._process: Process | None = None
         self._deaths = 0
 
@@ -116,6 +115,6 @@ def evidence(call: Mapping[str, Any]) -> tuple[Tile, ...]:
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in environ.items() if not name.upper().startswith(_SECRETS)}
     # OpenCV reads its own limit when it is imported, and it must not be lower than ours.
-    return kept | {"OPENCV_IO_MAX_IMAGE_PIXELS": str(MAX_PIXELS), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    own = {"OPENCV_IO_MAX_IMAGE_PIXELS": str(MAX_PIXELS), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return without_secrets(environ) | own

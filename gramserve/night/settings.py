@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from datetime import time
-from pathlib import Path
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from gramserve.settings import CommaSeparated, SharedSettings
+from gramserve.settings import AbsolutePaths, SharedSettings
 
 _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
@@ -31,7 +30,7 @@ class ReportSettings(SharedSettings):
     keep_days: int = Field(
         default=31, ge=0, description="Days that a report is kept; it shows what was in results. 0: for ever."
     )
-    allowed_roots: CommaSeparated = Field(
+    allowed_roots: AbsolutePaths = Field(
         default=(), description="Folders that references of slides may lead to, as for the workers; for pictures."
     )
 
@@ -46,10 +45,3 @@ class ReportSettings(SharedSettings):
         if not _TIME.fullmatch(at):
             raise ValueError("must be a time of day such as 07:00")
         return at
-
-    @field_validator("allowed_roots")
-    @classmethod
-    def _absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(Path(root).is_absolute() for root in roots):
-            raise ValueError("must be absolute paths")
-        return roots

@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from gramserve.sandbox.confine import PROTECTIONS, confine, missing, report
+from gramserve.sandbox.environment import without_secrets
+from gramserve.sandbox.limits import die_with, limit
 
-__all__ = ["PROTECTIONS", "confine", "missing", "report"]
+__all__ = ["PROTECTIONS", "confine", "die_with", "limit", "missing", "report", "without_secrets"]

@@ -5,6 +5,7 @@ Every record is written once, create-if-absent: whoever comes second gets the re
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -52,11 +53,15 @@ class BatchStore:
     async def write_manifest(self, laboratory: str, batch: str, slides: Sequence[SlideRecord]) -> None:
         """Writes the slides (`index` 0, 1, 2, ...) durably; the same slides may be written again.
 
+        Beside it the marker of an open batch: one that is committed without it would not be found by `unfinished`.
         Raises AlreadyExists (BATCH_ID_TAKEN) when the batch id has a manifest with other slides: of two requests that
         race for one id, the first chunk decides whose it is.
         """
         if any(slide.index != position for position, slide in enumerate(slides)):
             raise ValueError("slides must be numbered 0, 1, 2, ... in order")
+        await asyncio.gather(self.open_rounds.mark(laboratory, batch, 0), self._write_chunks(laboratory, batch, slides))
+
+    async def _write_chunks(self, laboratory: str, batch: str, slides: Sequence[SlideRecord]) -> None:
         for chunk in range(-(-len(slides) // CHUNK_SLIDES)):
             part = slides[chunk * CHUNK_SLIDES : (chunk + 1) * CHUNK_SLIDES]
             data = b"".join(slide.to_json() + b"\n" for slide in part)
@@ -66,15 +71,6 @@ class BatchStore:
 
     async def create_batch(self, record: BatchRecord) -> BatchRecord:
         """Commits a batch whose manifest is written; the record that is kept, which may be an earlier one."""
-        laboratory, batch = record.laboratory, record.batch
-        if (known := await self.get_batch(laboratory, batch)) is not None:
-            return known
-        # The marker first: a batch without one would not be found by `unfinished`.
-        await self.open_rounds.mark(laboratory, batch, 0)
-        return await self.commit_batch(record)
-
-    async def commit_batch(self, record: BatchRecord) -> BatchRecord:
-        """`create_batch` for whoever has marked round 0 as open already."""
         kept = await self._create(layout.batch_path(record.laboratory, record.batch), record)
         return self._batches.add((record.laboratory, record.batch), kept)
 

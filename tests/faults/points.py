@@ -41,7 +41,7 @@ POINTS: dict[str, dict[str, Point]] = {
     "gateway": {
         "gateway.requested": Point("gramserve.store.batches:BatchStore.create_request", "after"),
         "gateway.manifest": Point("gramserve.store.batches:BatchStore.write_manifest", "after"),
-        "gateway.committed": Point("gramserve.store.batches:BatchStore.commit_batch", "after"),
+        "gateway.committed": Point("gramserve.store.batches:BatchStore.create_batch", "after"),
         "gateway.opened": Point("gramserve.queue.queue:Queue.open", "after"),
         "gateway.queued": Point("gateway.placement:Placement.place_new", "after"),
         "gateway.output": Point("gateway.output:OutputWriter._put", "before"),

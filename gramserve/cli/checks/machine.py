@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gramserve import sandbox
 from gramserve.cli.checks.finding import Finding, Health
+from gramserve.metrics import installed_version
 from inference_svc.cpus import usable_cpus
 from inference_svc.memory import LEAST_BYTES, child_memory
 
@@ -31,7 +32,7 @@ _SLOW = {"", "avx2"}
 def check_versions() -> Finding:
     """The versions of Python and gramserve."""
     version = ".".join(map(str, sys.version_info[:3]))
-    return Finding("versions", Health.OK, f"gramserve {importlib.metadata.version('gramserve')}, Python {version}")
+    return Finding("versions", Health.OK, f"gramserve {installed_version()}, Python {version}")
 
 
 def check_extras() -> list[Finding]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import importlib.metadata
 import re
 import socket
 import ssl
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 from gramserve.cli.checks.clocks import judge_clock
 from gramserve.cli.checks.finding import Finding, Health
 from gramserve.errors import GramserveError
+from gramserve.metrics import installed_version
 from gramserve.tls.service import Tls
 
 TIMEOUT_S = 5.0
@@ -52,7 +52,7 @@ def _why(error: Exception) -> tuple[str, str]:
 
 
 def _judge_version(url: str, text: str) -> Finding:
-    name, own = f"service at {url}", importlib.metadata.version("gramserve")
+    name, own = f"service at {url}", installed_version()
     version = next(iter(_VERSION.findall(text)), "")
     if version == own:
         return Finding(name, Health.OK, f"gramserve {version}, as here")
