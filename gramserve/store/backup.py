@@ -1,13 +1,14 @@
 """Copies a store while services use it, so that the copy is a store that could have been.
 
 Whatever refers to something was written after it. So what refers is looked up before what it refers to is listed: an
-end before its outcomes, an alias before its version, a batch before its images and its version. So nothing in the copy
-lacks what it needs.
+end before its outcomes, an alias before its version, a batch before its images and its version. And it is copied after
+that, as it was written. So nothing in the copy lacks what it needs, wherever copying was broken off.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 
 from gramserve.errors import Reason, Unsafe
@@ -18,8 +19,7 @@ from gramserve.store.open_rounds import OpenRounds
 LEFT_OUT = ("open", "probe", "reuse", "uploads", "condemned")
 """Markers are made anew; the others are unfinished, or can be made again, or say what may be deleted by now."""
 
-_ORDER = ("batches", "requests", "slides", "optimizations", "models", "checkpoints", "audit")
-_LAST = ("tombstones",)
+_OURS = ("audit", "batches", "checkpoints", "models", "optimizations", "requests", "slides", "tombstones")
 _COMMITS = ("/manifest.json", "/outcome.json", "/stage.json")
 _SMALL_BYTES = 2**20
 _TOGETHER, _TOGETHER_BYTES = 256, 2**24
@@ -37,45 +37,58 @@ class Copied:
 
 
 class Backup:
-    """Copies `source` into `target`, which is empty or a copy that was made before; `say` hears what is copied now."""
+    """Copies `source` into `target`, which is empty or a copy that was made before."""
 
-    def __init__(
-        self, source: ObjectStore, target: ObjectStore, *, say: Callable[[str], None] = lambda what: None
-    ) -> None:
+    def __init__(self, source: ObjectStore, target: ObjectStore) -> None:
         self._source = source
         self._target = target
-        self._say = say
         self._objects = self._bytes = self._kept = 0
 
     async def run(self) -> Copied:
-        """Copies what is missing. Broken off, it is repeated: until it ends no service starts on the copy.
+        """Copies what is missing. Until it ends no service starts on the copy.
+
+        Broken off, it is repeated. A copy that was whole before can also be copied elsewhere as it is then: each batch
+        stands as it stood before or as it does now.
 
         Raises Unsafe (UNSAFE_STORE) when `target` is in use, has something else in it or lies within `source`, or
-        when `source` is of another release or a copy that was not finished; and what the stores raise.
+        when `source` is of another release or a copy that was never finished; and what the stores raise.
         """
-        await self._check()
-        await put_format(self._target, FormatRecord(FORMAT, copy=True, unfinished=True))
+        before = await self._check()
+        usable = before.copy and before.usable
+        await put_format(self._target, FormatRecord(FORMAT, copy=True, unfinished=True, was_whole=usable))
         aliases = await self._read(info async for info in self._source.list("models") if _moves(info.path))
-        others = sorted(set(await self._source.folders("")) - {*LEFT_OUT, *_ORDER, *_LAST})
-        for kind in (*_ORDER, *others, *_LAST):  # also one of which there is nothing yet: it may come meanwhile
-            self._say(kind)
-            await self._copy_kind(kind)
+        batches = await self._ended_rounds()
+        optimizations = await self._committed("optimizations")
+        others = sorted(set(await self._source.folders("")) - {*LEFT_OUT, *_OURS})
+        await self._copy_audit()
+        await self._copy_folder("checkpoints")
+        await self._copy_committed("models", await self._committed("models"))
+        await self._copy_committed("optimizations", optimizations)
+        for kind in ("slides", "requests"):
+            await self._copy_folder(kind)
+        await self._copy_batches(batches)
+        for kind in (*others, "tombstones"):
+            await self._copy_folder(kind)
         for path, data in aliases.items():
             await self._target.put(path, data)
+        kept = self._kept
+        await self._copy_audit()  # again: a deed that is in the copy by now was recorded before
         markers = await OpenRounds(self._target).restore()
         await put_format(self._target, FormatRecord(FORMAT, copy=True))
-        return Copied(self._objects, self._bytes, self._kept, markers)
+        return Copied(self._objects, self._bytes, kept, markers)
 
-    async def _check(self) -> None:
+    async def _check(self) -> FormatRecord:
+        """What the target says of itself."""
         here, there = (store.uri(PATH).removesuffix(PATH) for store in (self._source, self._target))
         if here.startswith(there) or there.startswith(here):
             raise Unsafe(Reason.UNSAFE_STORE, "a copy cannot lie within the store that is copied, nor around it")
         found = await read_format(self._source)
-        if found.format != FORMAT or found.unfinished:
+        if found.format != FORMAT or not found.usable:
             raise Unsafe(
                 Reason.UNSAFE_STORE, "what is to be copied is of another release, or a copy that was not finished"
             )
-        if not (await read_format(self._target)).copy and await _has_objects(self._target):
+        there_is = await read_format(self._target)
+        if not there_is.copy and await _has_objects(self._target):
             raise Unsafe(
                 Reason.UNSAFE_STORE, "there is a store or something else already: a backup needs a place of its own"
             )
@@ -84,6 +97,7 @@ class Backup:
                 Reason.UNSAFE_STORE,
                 "the copy has audit records of its own, as of a report made from it: begin a new copy elsewhere",
             )
+        return there_is
 
     async def _went_its_own_way(self) -> bool:
         """Whether the last audit records of the copy are not the source's: the next ones would not follow them."""
@@ -98,43 +112,52 @@ class Backup:
                 return bool(same or sealed) and own != same and own not in sealed
         return False
 
-    async def _copy_kind(self, kind: str) -> None:
-        if kind == "batches":
-            for laboratory in await self._source.folders(kind):
-                for batch in await self._source.folders(f"{kind}/{laboratory}"):
-                    await self._copy_batch(f"{kind}/{laboratory}/{batch}")
-        elif kind == "audit":
-            await self._copy_audit()
-        elif kind in {"models", "optimizations"}:
-            await self._copy_committed(kind)
-        else:
-            await self._copy_folder(kind)
+    async def _ended_rounds(self) -> dict[str, int]:
+        """How many rounds of each batch that was accepted have ended by now, by the folder of the batch."""
+        found: dict[str, int] = {}
+        for laboratory in await self._source.folders("batches"):
+            for batch in await self._source.folders(f"batches/{laboratory}"):
+                folder, rounds = f"batches/{laboratory}/{batch}", 0
+                ends = {info.path async for info in self._source.list(f"{folder}/final")}
+                while f"{folder}/final/{rounds}.json" in ends:
+                    rounds += 1
+                if ends or await self._source.size(f"{folder}/batch.json") is not None:
+                    found[folder] = rounds
+        return found
 
-    async def _copy_batch(self, folder: str) -> None:
-        """A batch as it stood after its last end that was there at the first look."""
-        ends = {info.path async for info in self._source.list(f"{folder}/final")}
-        rounds = 0
-        while f"{folder}/final/{rounds}.json" in ends:
-            rounds += 1
-        infos = [info async for info in self._source.list(folder)]
-        if not any(info.path == f"{folder}/batch.json" for info in infos):
-            return  # it was never accepted, or is purged
-        wanted = [
-            info
-            for info in infos
-            if (number := _round(info.path.removeprefix(f"{folder}/"))) is None
-            or number < rounds
-            # The output of a round without end is not decided yet.
-            or (number == rounds and not info.path.startswith((f"{folder}/final/", f"{folder}/output/")))
-        ]
-        await self._copy(wanted, await self._have(folder))
+    async def _copy_batches(self, ended: Mapping[str, int]) -> None:
+        """Each batch as it stood when `ended` many of its rounds had ended; many small ones together."""
+        stages: defaultdict[int, list[ObjectInfo]] = defaultdict(list)
+        have: dict[str, int] = {}
+        for folder, rounds in ended.items():
+            infos = [info async for info in self._source.list(folder)]
+            if not any(info.path == f"{folder}/batch.json" for info in infos):
+                continue  # it is purged
+            for info in infos:
+                if (stage := _stage(info.path.removeprefix(f"{folder}/"), rounds)) is not None:
+                    stages[stage].append(info)
+            have.update(await self._have(folder))
+            if sum(map(len, stages.values())) >= _TOGETHER:
+                await self._copy_stages(stages, have)
+                stages.clear()
+                have.clear()
+        await self._copy_stages(stages, have)
 
-    async def _copy_committed(self, kind: str) -> None:
-        """Folders in which one object, written last, makes the others count."""
+    async def _copy_stages(self, stages: Mapping[int, list[ObjectInfo]], have: Mapping[str, int]) -> None:
+        for stage in sorted(stages):
+            await self._copy(stages[stage], have)
+
+    async def _committed(self, kind: str) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
+        """Of folders in which some objects, written last, make the others count: the others, and these."""
         commits = {info.path async for info in self._source.list(kind) if info.path.endswith(_COMMITS)}
         infos = [info async for info in self._source.list(kind) if not _moves(info.path)]
-        wanted = [info for info in infos if info.path in commits or not info.path.endswith(_COMMITS)]
-        await self._copy(wanted, await self._have(kind))
+        others = [info for info in infos if not info.path.endswith(_COMMITS)]
+        return others, [info for info in infos if info.path in commits]
+
+    async def _copy_committed(self, kind: str, found: tuple[list[ObjectInfo], list[ObjectInfo]]) -> None:
+        have = await self._have(kind)
+        for infos in found:
+            await self._copy(infos, have)
 
     async def _copy_audit(self) -> None:
         """Open groups in their order, up to a gap; then the days that were closed meanwhile; then where all begins."""
@@ -232,11 +255,20 @@ def _changes(path: str) -> bool:
     kind = path.partition("/")[0]
     if kind == "optimizations":  # whoever goes on with one writes its report again
         return path.endswith(("/progress.json", "/trials.json", "/report.json", "/report.html"))
-    return kind not in {*_ORDER, *_LAST} or path.endswith(("/manifest.sig", "audit/start.json"))
+    return kind not in _OURS or path.endswith(("/manifest.sig", "audit/start.json"))
 
 
-def _round(name: str) -> int | None:
-    """The round that an object of a batch belongs to ("results/0/000001.json", "final/0.json"); None: to all."""
+def _stage(name: str, ended: int) -> int | None:
+    """When an object of a batch ("results/0/000001.json") is copied: behind what was there before it was written.
+
+    None: not at all, since it is of a round that begins after the `ended` ones and the one behind them, or its end.
+    """
     kind, _, rest = name.partition("/")
-    number = rest.partition("/")[0].removesuffix(".json")
-    return int(number) if kind in {"final", "output", "results", "rounds", "stops"} and number.isdecimal() else None
+    digits = rest.partition("/")[0].removesuffix(".json")
+    if kind not in {"final", "output", "results", "rounds", "stops"} or not digits.isdecimal():
+        return int(name == "batch.json")
+    number = int(digits)
+    # The output of a round without end is not decided yet.
+    if number > ended or (number == ended and kind in {"final", "output"}):
+        return None
+    return 2 + 3 * number + {"rounds": 0, "final": 2}.get(kind, 1)

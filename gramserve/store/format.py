@@ -19,11 +19,20 @@ PATH = "format.json"
 
 @dataclass(frozen=True, slots=True)
 class FormatRecord(Record):
-    """The layout of a store; whether it is a copy of another one that no service has used, and still being copied."""
+    """The layout of a store; whether it is a copy of another one that no service has used, and still being copied.
+
+    `was_whole`: it is unfinished, but as a copy that was finished once and was being brought up to date.
+    """
 
     format: int
     copy: bool = False
     unfinished: bool = False
+    was_whole: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether everything in it has what it needs; of an unfinished copy another copy, finished, is a store."""
+        return not self.unfinished or self.was_whole
 
 
 async def read_format(objects: ObjectStore) -> FormatRecord:
@@ -67,6 +76,9 @@ async def check_format(objects: ObjectStore) -> None:
             metadata={"format": str(there.format), "own_format": str(FORMAT)},
         )
     if there.unfinished:
-        raise Unsafe(Reason.UNSAFE_STORE, "this store is a copy that was not finished: repeat `gramserve backup`")
+        instead = ", or restore it by `gramserve backup` into an empty place" if there.was_whole else ""
+        raise Unsafe(
+            Reason.UNSAFE_STORE, f"this store is a copy that was not finished: repeat `gramserve backup`{instead}"
+        )
     if there.copy:
         await put_format(objects, own)

@@ -25,6 +25,9 @@ async def faults(store: ObjectStore) -> list[str]:
             if None in [await store.size(path) for path in images]:
                 wrong.append(f"{batch} lacks an image")
             number = await batches.current_round(laboratory, batch)
+            rounds = map(int, await store.folders(f"{layout.batch_folder(laboratory, batch)}/results"))
+            if max(rounds, default=0) > number:
+                wrong.append(f"{batch} has outcomes of a retry that was never begun")
             finals = [await batches.final(laboratory, batch, one) for one in range(number + 1)]
             if None in finals[:-1]:
                 wrong.append(f"{batch} has a retry of a round without end")
