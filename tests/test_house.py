@@ -43,6 +43,7 @@ EXCEPTIONS = {
     ("gramserve.cli.finetune", "optimizer_svc"),
     ("gramserve.cli.study", "optimizer_svc"),
     ("gramserve.cli.checks.machine", "inference_svc"),  # the doctor counts CPUs and memory as the worker does
+    *(("gramserve.cli.checks.services", service) for service in ("gateway", "inference_svc", "optimizer_svc")),
 }
 
 # What computes stays out of processes that do not: they start in a moment and their images stay small.

@@ -10,11 +10,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from gramserve.cli.checks import identities, machine, peers, queues, stores
+from gramserve.cli.checks import identities, machine, peers, queues, services, stores
 from gramserve.cli.checks.finding import Finding, Health
 from gramserve.cli.speech import SLIDES_FAILED, console, run
 from gramserve.errors import GramserveError
-from gramserve.settings import SharedSettings, load
 from gramserve.tls.service import Tls
 
 
@@ -65,16 +64,13 @@ def _show(findings: list[Finding]) -> None:
 async def _examine(
     data_dir: Path, redis_url: str, store: Finding | str, hosts: list[str], peer_urls: list[str]
 ) -> list[Finding]:
-    findings = [machine.check_versions(), *machine.check_extras(), machine.check_cpu(), machine.check_memory()]
+    each, known = services.load_all()
+    settings = each[services.ALL]
+    findings = [machine.check_versions(), *machine.check_extras(), machine.check_cpu()]
+    findings += [machine.check_memory(each["worker"].model_dump()["children"])]
     findings += [machine.check_disk(data_dir), machine.check_files(), machine.check_sandbox()]
     findings += await stores.check_store(store) if isinstance(store, str) else [store]
-    try:
-        settings = load(SharedSettings)
-        findings.append(Finding("settings", Health.OK, "all names and values are known"))
-    except GramserveError as error:
-        settings = SharedSettings.model_construct()
-        findings.append(Finding("settings", Health.FAILED, error.message, "docs/settings.md lists all of them"))
-    findings += [*identities.check_certificates(settings, hosts), identities.check_access(settings)]
+    findings += [known, *identities.check_certificates(settings, hosts), identities.check_access(settings)]
     try:
         tls = Tls.of(settings)
     except GramserveError:  # the checks of the certificates say why
@@ -85,4 +81,4 @@ async def _examine(
         findings += [await queues.check_bundled_redis()]
     for url in peer_urls:
         findings += await peers.check_peer(url, tls)
-    return [*findings, machine.check_port("gateway", 50051), machine.check_port("optimizer", 50053)]
+    return [*findings, *services.check_ports(each)]

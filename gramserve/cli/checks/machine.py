@@ -1,4 +1,4 @@
-"""Whether this machine is fit: packages, CPUs, memory, disk, limits of the system, ports."""
+"""Whether this machine is fit: packages, CPUs, memory, disk, limits of the system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib.util
 import os
 import resource
 import shutil
-import socket
 import sys
 from pathlib import Path
 
@@ -105,15 +104,3 @@ def check_sandbox() -> Finding:
         return Finding("sandbox", Health.OK, ", ".join(sandbox.PROTECTIONS))
     advice = "Linux 5.13 or newer has both, a container's profile must allow them; without, children are less confined"
     return Finding("sandbox", Health.WARNING, f"{' and '.join(lacking)} missing", advice)
-
-
-def check_port(name: str, port: int) -> Finding:
-    """Whether `gramserve up` could listen on `port`."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            advice = f"fine while `gramserve up` runs; else choose another with --{name}-port"
-            return Finding(f"port of the {name}", Health.WARNING, f"{port} is taken", advice)
-    return Finding(f"port of the {name}", Health.OK, f"{port} is free")
