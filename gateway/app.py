@@ -58,7 +58,7 @@ from gramserve.store.objects import LocalObjects, open_store
 from gramserve.store.purge import Purger
 from gramserve.store.registry import Registry
 from gramserve.store.shadows import Shadows
-from gramserve.store.signing import load_trusted
+from gramserve.store.signing import follow_trusted
 from gramserve.store.uploads import Uploads
 from gramserve.tls.service import Tls
 from gramserve.tracing import open_tracer
@@ -134,7 +134,7 @@ class _Running:
         contact = ContactWatch(settings.lease_s)
         audit = AuditLog(self._objects, clock=clock, on_head=lambda number, _: metrics.set("audit_records", number))
         batches = BatchStore(self._objects)
-        registry = Registry(self._objects, clock, trusted=load_trusted(settings.trusted_keys_file))
+        registry = Registry(self._objects, clock, trusted=follow_trusted(settings.trusted_keys_file, metrics))
         rounds, models = Rounds(batches), Models(self._objects, registry)
         views = Views(batches, rounds, queue, clock)
         placement, stopper = Placement(batches, rounds, queue, clock), Stopper(batches, queue, clock)

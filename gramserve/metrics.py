@@ -42,6 +42,7 @@ SPECS = (
     Spec("build_info", "gauge", "1, with the version of gramserve that runs here.", ("version",)),
     Spec("rpc_requests", "counter", "RPCs answered, by method and gRPC status code.", ("method", "code")),
     Spec("rpc_seconds", "histogram", "Time to answer an RPC; streams until their end.", ("method",)),
+    Spec("trusted_keys_unusable", "gauge", "1 while the file of trusted keys cannot be used and those before hold on."),
     Spec("access_file_unusable", "gauge", "1 while the access file cannot be used and the one before holds on."),
     Spec("queue_contact", "gauge", "1 while Redis answers, else 0."),
     Spec("fenced", "counter", "Transitions refused because the lease was no longer held.", ("transition",)),

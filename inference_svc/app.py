@@ -8,7 +8,8 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 
 from gramserve import log, sandbox
@@ -26,7 +27,7 @@ from gramserve.store.objects import open_store
 from gramserve.store.paths import is_remote
 from gramserve.store.registry import Registry
 from gramserve.store.shadows import Shadows
-from gramserve.store.signing import read_trusted
+from gramserve.store.signing import follow_trusted, keep_looking
 from gramserve.tls.service import Tls
 from gramserve.tracing import open_tracer
 from inference_svc.admission import Admission
@@ -119,15 +120,15 @@ class App:
             shard_tiles=settings.shard_tiles,
             engine=settings.engine,
             cpu_s=settings.slide_cpu_s,
-            trusted_keys=read_trusted(settings.trusted_keys_file).decode("ascii", "replace"),
+            trusted_keys_file=settings.trusted_keys_file,
         )
+        trusted = self._trusted = follow_trusted(settings.trusted_keys_file, self.metrics)
         environment = child_environment(os.environ, settings.max_image_pixels)
         served = Served(self.metrics)
         self.children = Children(
             children,
-            spawn=partial(
-                ChildProcess.spawn,
-                child_settings,
+            spawn=lambda: ChildProcess.spawn(
+                child_settings if trusted is None else replace(child_settings, trusted_keys=trusted().pem.decode()),
                 environment,
                 self._objects if is_remote(settings.store_url) else None,
             ),
@@ -250,9 +251,10 @@ class App:
             self.metrics_port = self._show_metrics(self._settings.metrics_host, self._settings.metrics_port)
         sandbox.report(self.metrics)
         self.children.start()
-        loops = {
+        loops: dict[str, Callable[[], Awaitable[None]]] = {
             "renew": self._renewer.run,
             "models": self._watcher.run,
+            "keys": partial(keep_looking, self._trusted),
             "shadow": self._shadow.run,
             "storage": self.storage.watch,
             "health": self._health.watch,

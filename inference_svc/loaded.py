@@ -58,6 +58,7 @@ class Memory(Protocol):
 class _Entry:
     artifact: LoadedArtifact
     size: int
+    keys: TrustedKeys | None
 
 
 class LoadedModels:
@@ -70,7 +71,9 @@ class LoadedModels:
 
     A version that failed is not tried again before a pause, which grows from half a second to a minute: a thousand
     slides that wait for a broken artifact shall not read it a thousand times. `clock` is monotonic, seconds.
-    With `trusted` keys a version that none of them signed is not loaded; nothing but its manifest is read before.
+    Where `trusted` gives keys, a version that none of them signed is not loaded; nothing but its manifest is read
+    before. When they have changed, what was loaded is loaded and verified again before it runs, and what failed is
+    tried again.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class LoadedModels:
         changed: Callable[[tuple[str, ...], int], None],
         clock: Callable[[], float],
         chooser: EngineChooser | None = None,
-        trusted: TrustedKeys | None = None,
+        trusted: Callable[[], TrustedKeys] | None = None,
         chosen: Callable[[str, Choice], None] = lambda version, choice: None,
         loaded: Callable[[str, LoadedArtifact, dict[str, float]], None] = lambda version, artifact, seconds: None,
     ) -> None:
@@ -95,6 +98,7 @@ class LoadedModels:
         self._clock = clock
         self._chooser = chooser
         self._trusted = trusted
+        self._keys = trusted() if trusted is not None else None
         self._chosen = chosen
         self._heard = loaded
         self._loaded: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
@@ -123,7 +127,14 @@ class LoadedModels:
         Raises ModelUnavailable; Unavailable when the store cannot be reached; MemoryError.
         """
         key = (version, digest)
+        if self._trusted is not None and (keys := self._trusted()) is not self._keys:
+            self._keys = keys
+            self._failed.clear()
         known = self._loaded.get(key)
+        if known is not None and known.keys is not self._keys:
+            self._let_go(key)
+            self._tell()
+            known = None
         if known is not None:
             self._loaded.move_to_end(key)
             return known.artifact
@@ -167,9 +178,10 @@ class LoadedModels:
                 manifest = self._objects.get_sync(f"{folder}/{MANIFEST}")
         except ObjectMissing:
             raise NotFound(Reason.UNKNOWN_MODEL_VERSION, "This version does not exist.") from None
-        if self._trusted is not None:
+        keys = self._keys
+        if keys is not None:
             with steps.step("verify"):
-                self._trusted.verify(manifest, self._signatures(folder))
+                keys.verify(manifest, self._signatures(folder))
         read: Callable[[str], bytes] = lambda file: self._objects.get_sync(f"{folder}/{file}")  # noqa: E731
         while True:
             self._memory.trim()
@@ -186,7 +198,7 @@ class LoadedModels:
         if artifact.choice is not None and artifact.choice.passed_over:
             self._chosen(version, artifact.choice)
         self._heard(version, artifact, steps.seconds)
-        return _Entry(artifact, max(self._memory.used() - before, artifact.manifest.files[MODEL].bytes))
+        return _Entry(artifact, max(self._memory.used() - before, artifact.manifest.files[MODEL].bytes), keys)
 
     def _signatures(self, folder: str) -> bytes | None:
         try:

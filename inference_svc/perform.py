@@ -15,7 +15,7 @@ from gramserve.runtime.artifact import LoadedArtifact
 from gramserve.runtime.choose import EngineChooser
 from gramserve.runtime.tally import Reference
 from gramserve.store.objects import open_store
-from gramserve.store.signing import TrustedKeys
+from gramserve.store.signing import go_on_trusting
 from inference_svc.fetching import Fetcher
 from inference_svc.footprint import ProcessMemory
 from inference_svc.infer import infer
@@ -83,7 +83,9 @@ class Performer:
             changed=lambda versions, size: send(Models(versions, size)),
             clock=time.monotonic,
             chooser=EngineChooser(settings.engine),
-            trusted=TrustedKeys.parse(settings.trusted_keys.encode()) if settings.trusted_keys else None,
+            trusted=go_on_trusting(settings.trusted_keys_file, settings.trusted_keys.encode())
+            if settings.trusted_keys_file
+            else None,
             chosen=lambda version, choice: send(
                 EngineChosen(version, choice.settings.name, choice.tile_s, choice.passed_over)
             ),

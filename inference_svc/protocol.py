@@ -29,7 +29,7 @@ class ChildSettings:
 
     At most `models` versions are kept loaded, in at most `models_bytes`. A whole slide of more than `shard_tiles` tiles
     is divided. One piece of work may take `cpu_s` seconds of CPU time.
-    `trusted_keys` are those of GRAMSERVE_TRUSTED_KEYS_FILE, in PEM; "" asks for no signature.
+    `trusted_keys_file` is GRAMSERVE_TRUSTED_KEYS_FILE, "" asks for no signature; `trusted_keys` were in it, in PEM.
     """
 
     store_url: str
@@ -44,6 +44,7 @@ class ChildSettings:
     shard_tiles: int = 1024
     engine: str = "auto"
     cpu_s: float = 300.0
+    trusted_keys_file: str = ""
     trusted_keys: str = ""
 
 

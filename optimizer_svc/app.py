@@ -23,7 +23,7 @@ from gramserve.store.audit_refusals import Refusals
 from gramserve.store.format import check_format
 from gramserve.store.objects import open_store
 from gramserve.store.registry import Registry
-from gramserve.store.signing import load_signer, load_trusted
+from gramserve.store.signing import follow_trusted, load_signer
 from gramserve.store.uploads import Uploads
 from gramserve.tls.service import Tls
 from gramserve.tracing import OFF, open_tracer
@@ -88,7 +88,8 @@ class App:
         await queue.check_safe(allow_volatile=settings.allow_volatile_redis)
 
         signer = load_signer(settings.signing_key) if settings.signing_key else None
-        registry = Registry(objects, signer=signer, trusted=load_trusted(settings.trusted_keys_file))
+        trusted = follow_trusted(settings.trusted_keys_file, self.metrics)
+        registry = Registry(objects, signer=signer, trusted=trusted)
         audit = AuditLog(objects, on_head=lambda number, _: self.metrics.set("audit_records", number))
         refusals, optimizations = Refusals(audit), Optimizations(objects)
         self._refusals = refusals

@@ -116,8 +116,9 @@ def _stores() -> list[Panel]:
         ),
         number(
             "Files refused",
-            "Services whose changed certificates or access file cannot be used; those before serve on.",
-            'sum({__name__=~"gramserve_certificate_refused|gramserve_access_file_unusable"}) or vector(0)',
+            "Services whose changed certificates, access file or trusted keys cannot be used; those before serve on.",
+            'sum({__name__=~"gramserve_certificate_refused|gramserve_access_file_unusable|gramserve_trusted_keys_unusable"})'
+            " or vector(0)",
             "short",
             ANY_IS_BAD,
             span=6,

@@ -45,7 +45,7 @@ class Resolved:
 class Registry:
     """Publishes and finds artifacts. A version never changes; an alias moves. `clock` gives Unix seconds.
 
-    `signer` signs what is published; with `trusted` keys no alias moves to a version that none of them signed.
+    `signer` signs what is published; where `trusted` gives keys no alias moves to a version that none of them signed.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Registry:
         clock: Callable[[], float] = time.time,
         *,
         signer: Signer | None = None,
-        trusted: TrustedKeys | None = None,
+        trusted: Callable[[], TrustedKeys] | None = None,
     ) -> None:
         self._objects = objects
         self._clock = clock
@@ -154,7 +154,7 @@ class Registry:
     async def check_signature(self, model: str, version: int) -> None:
         """Raises ArtifactInvalid (ARTIFACT_UNTRUSTED) unless a trusted key signed the version, or none is asked for."""
         if self._trusted is not None:
-            self._trusted.verify(*await self._signed(_check_model(model), version))
+            self._trusted().verify(*await self._signed(_check_model(model), version))
 
     async def _signed(self, model: str, version: int) -> tuple[bytes, bytes | None]:
         folder = layout.version_folder(model, version)

@@ -6,11 +6,13 @@ something else can be passed off as that of an artifact. The signatures lie besi
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -19,10 +21,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from gramserve.errors import ArtifactInvalid, InvalidInput, Reason, Unsafe
+from gramserve.metrics import Metrics
 from gramserve.store.codec import Record, RecordCorrupt
+from gramserve.tls.reloaded import Reloaded
 
 MANIFEST, SIGNATURES = "manifest.json", "manifest.sig"
 PAYLOAD_TYPE = "application/vnd.gramserve.artifact-manifest+json"
+LOOK_S = 5.0
 _PEM_END = b"-----END PUBLIC KEY-----"
 
 
@@ -122,6 +127,12 @@ class TrustedKeys:
         """The keys, by their ids."""
         return tuple(self._keys)
 
+    @property
+    def pem(self) -> bytes:
+        """The keys as `parse` reads them."""
+        kind = serialization.PublicFormat.SubjectPublicKeyInfo
+        return b"".join(key.public_bytes(serialization.Encoding.PEM, kind) for key in self._keys.values())
+
     def verify(self, manifest: bytes, signatures: bytes | None) -> str:
         """The id of a trusted key that signed `manifest`; raises ArtifactInvalid (ARTIFACT_UNTRUSTED).
 
@@ -149,19 +160,44 @@ def load_signer(reference: str) -> Signer:
     return FileSigner.load(Path(reference))
 
 
-def load_trusted(path: str) -> TrustedKeys | None:
-    """The keys in the file `path`; None for "": then no signature is asked for. Raises InvalidInput."""
-    return None if not path else TrustedKeys.parse(read_trusted(path))
-
-
-def read_trusted(path: str) -> bytes:
-    """The bytes of the file of trusted keys, b"" for ""; raises InvalidInput when it cannot be read."""
-    if not path:
-        return b""
+def load_trusted(path: str) -> TrustedKeys:
+    """The keys in the file `path`; raises InvalidInput when it cannot be read or has none."""
     try:
-        return Path(path).read_bytes()
+        data = Path(path).read_bytes()
     except OSError:
         raise InvalidInput(Reason.INVALID_SETTINGS, "the file of trusted keys cannot be read") from None
+    return TrustedKeys.parse(data)
+
+
+def follow_trusted(path: str, metrics: Metrics) -> Callable[[], TrustedKeys] | None:
+    """What gives the keys in the file `path`, also after it changed; None for "": then no signature is asked for.
+
+    A file that cannot be used any more changes nothing: `trusted_keys_unusable` is 1 then. Raises InvalidInput when it
+    cannot be used now.
+    """
+    if not path:
+        return None
+    followed = Reloaded("trusted keys", (path,), partial(load_trusted, path))
+
+    def unusable() -> float:
+        followed.current()
+        return float(bool(followed.refused))
+
+    metrics.follow("trusted_keys_unusable", unusable)
+    return followed.current
+
+
+async def keep_looking(trusted: Callable[[], TrustedKeys] | None) -> None:
+    """Looks for a changed file every few seconds, for ever: a child that starts later is given what held last."""
+    while trusted is not None:
+        await asyncio.to_thread(trusted)
+        await asyncio.sleep(LOOK_S)
+
+
+def go_on_trusting(path: str, before: bytes) -> Callable[[], TrustedKeys]:
+    """As `follow_trusted`, in a process that is given the keys in PEM that held `before` it started."""
+    first = TrustedKeys.parse(before)
+    return Reloaded("trusted keys", (path,), partial(load_trusted, path), quiet=True, first=first).current
 
 
 def sign_manifest(signer: Signer, manifest: bytes, earlier: bytes | None = None) -> bytes:

@@ -17,16 +17,19 @@ class Reloaded(Generic[T]):
     """`make()`, made anew once one of `files` has changed; while that fails, what was made before stays.
 
     May be asked from any thread. Making it raises what `make` raises. A change is logged, unless `quiet`.
+    `first` is what was made elsewhere, and stays until the files can be used.
     """
 
-    def __init__(self, what: str, files: Sequence[str], make: Callable[[], T], *, quiet: bool = False) -> None:
+    def __init__(
+        self, what: str, files: Sequence[str], make: Callable[[], T], *, quiet: bool = False, first: T | None = None
+    ) -> None:
         self._what = what
         self._quiet = quiet
         self._files = tuple(Path(file) for file in files if file)
         self._make = make
         self._lock = threading.Lock()
-        self._seen = self._look()
-        self._current = make()
+        self._seen = self._look() if first is None else ()
+        self._current = make() if first is None else first
         self.refused = ""
         """Why the files as they are now cannot be used; "" while they can."""
 

@@ -74,6 +74,7 @@ def test_every_alert_is_seen_firing_and_quiet(name: str) -> None:
             {
                 'gramserve_certificate_refused{job="gateway"}': "0x90",
                 'gramserve_access_file_unusable{job="gateway"}': "1x90",
+                'gramserve_trusted_keys_unusable{job="gateway"}': "0x90",
             },
         ),
         (

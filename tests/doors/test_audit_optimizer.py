@@ -31,7 +31,7 @@ async def test_a_version_is_published_signed_and_recorded_with_its_digest(bench:
         created = await caller.stub.CreateOptimization(request)
         done = await caller.ended(created.name)
     assert done.state == State.STATE_SUCCEEDED
-    registry = Registry(bench.store, trusted=load_trusted(str(keys.trusted)))
+    registry = Registry(bench.store, trusted=lambda: load_trusted(str(keys.trusted)))
     await registry.check_signature("gram", 1)
     found = [(record.action, record.object) for record in [r async for r in read_audit(bench.store)]]
     assert found == [

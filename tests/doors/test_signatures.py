@@ -194,7 +194,7 @@ async def test_a_version_is_signed_before_it_can_be_seen(keys: Keys, tmp_path: P
             await super().put(path, data)
 
     objects = Watched(tmp_path / "store")
-    registry = Registry(objects, signer=keys.signer, trusted=trusted(keys))
+    registry = Registry(objects, signer=keys.signer, trusted=lambda: trusted(keys))
     await registry.publish("gram", FILES, draft())
     assert written[-2:] == ["manifest.sig", "manifest.json"]
     await registry.check_signature("gram", 1)
@@ -208,7 +208,7 @@ async def test_an_alias_moves_to_no_version_without_a_trusted_signature_neither_
     free = Registry(objects)
     await free.publish("gram", FILES, draft())
     await free.promote("gram", 1)
-    careful = Registry(objects, signer=keys.signer, trusted=trusted(keys))
+    careful = Registry(objects, signer=keys.signer, trusted=lambda: trusted(keys))
     await careful.publish("gram", FILES, draft())
     await careful.promote("gram", 2)
     for attempt in (careful.promote("gram", 1), careful.rollback("gram"), careful.promote("gram", 1, "shadow")):
@@ -232,7 +232,7 @@ async def test_models_sign_signs_in_the_store_and_is_audited_under_the_name_of_t
     done = await asyncio.to_thread(CliRunner().invoke, app, words)
     assert done.exit_code == 0, done.output
     assert keys.signer.key_id in done.output
-    await Registry(objects, trusted=trusted(keys)).check_signature("gram", 1)
+    await Registry(objects, trusted=lambda: trusted(keys)).check_signature("gram", 1)
     (record,) = [record async for record in read_audit(objects)]
     assert (record.action, record.object, record.artifact) == ("model.sign", "models/gram/versions/1", digest)
     assert (record.actor, record.detail) == (local_actor(), {"key": keys.signer.key_id})

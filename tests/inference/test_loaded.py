@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -18,6 +19,7 @@ from onnx import helper, numpy_helper
 from gramserve.errors import Reason
 from gramserve.store.manifest import ArtifactFile, ArtifactManifest, manifest_digest
 from gramserve.store.objects import ObjectMissing
+from gramserve.store.signing import FileSigner, TrustedKeys, sign_manifest
 from inference_svc.footprint import ProcessMemory
 from inference_svc.loaded import LoadedModels, ModelUnavailable
 from tests.artifacts import tiny_artifact
@@ -60,7 +62,9 @@ class Shelf:
         self.takes[folder] = takes
         return folder, manifest_digest(data)
 
-    def models(self, *, most: int = 10, most_bytes: int = 100 * MB) -> LoadedModels:
+    def models(
+        self, *, most: int = 10, most_bytes: int = 100 * MB, trusted: Callable[[], TrustedKeys] | None = None
+    ) -> LoadedModels:
         return LoadedModels(
             self,
             most=most,
@@ -68,6 +72,7 @@ class Shelf:
             memory=self,
             changed=lambda versions, size: self.told.append((versions, size)),
             clock=lambda: self.now_s,
+            trusted=trusted,
         )
 
 
@@ -129,6 +134,27 @@ def test_a_version_that_fails_costs_none_that_serves() -> None:
     assert caught.value.cause is Reason.ARTIFACT_CORRUPT
     assert models.get(*old) is mine
     assert [_numbers(versions) for versions, _ in shelf.told] == [[1]]
+
+
+def test_other_trusted_keys_count_at_once_for_what_is_loaded_and_for_what_was_refused() -> None:
+    shelf = Shelf()
+    version, digest = shelf.publish(1, MB)
+    ours, theirs = (FileSigner(Ed25519PrivateKey.generate()) for _ in range(2))
+    shelf.objects[f"{version}/manifest.sig"] = sign_manifest(ours, shelf.objects[f"{version}/manifest.json"])
+    keys = [TrustedKeys([theirs.public_key])]
+    models = shelf.models(trusted=lambda: keys[-1])
+    for _ in range(2):
+        with pytest.raises(ModelUnavailable) as caught:
+            models.get(version, digest)
+        assert caught.value.cause is Reason.ARTIFACT_UNTRUSTED
+        keys.append(TrustedKeys([ours.public_key]))
+        mine = models.get(version, digest)
+        assert models.get(version, digest) is mine
+        assert _numbers(shelf.told[-1][0]) == [1]
+        keys.append(TrustedKeys([theirs.public_key]))
+    with pytest.raises(ModelUnavailable):
+        models.get(version, digest)
+    assert shelf.told[-1] == ((), 0)
 
 
 def test_a_failure_is_remembered_for_a_pause_that_grows_and_holds_on_to_no_bytes_of_the_model() -> None:
