@@ -71,6 +71,7 @@ async def _examine(
     findings += [machine.check_disk(data_dir), machine.check_files(), machine.check_sandbox()]
     findings += await stores.check_store(store) if isinstance(store, str) else [store]
     findings += [known, *identities.check_certificates(settings, hosts), identities.check_access(settings)]
+    findings += [identities.check_trusted_keys(settings)]
     try:
         tls = Tls.of(settings)
     except GramserveError:  # the checks of the certificates say why

@@ -12,14 +12,13 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 
 from gramserve.errors import Reason, Unsafe
-from gramserve.store.format import FORMAT, PATH, FormatRecord, put_format, read_format
+from gramserve.store.format import FORMAT, KINDS, PATH, FormatRecord, put_format, read_format
 from gramserve.store.objects import ObjectInfo, ObjectMissing, ObjectStore
 from gramserve.store.open_rounds import OpenRounds
 
 LEFT_OUT = ("open", "probe", "reuse", "uploads", "condemned")
 """Markers are made anew; the others are unfinished, or can be made again, or say what may be deleted by now."""
 
-_OURS = ("audit", "batches", "checkpoints", "models", "optimizations", "requests", "slides", "tombstones")
 _COMMITS = ("/manifest.json", "/outcome.json", "/stage.json")
 _SMALL_BYTES = 2**20
 _TOGETHER, _TOGETHER_BYTES = 256, 2**24
@@ -59,7 +58,7 @@ class Backup:
         aliases = await self._read(info async for info in self._source.list("models") if _moves(info.path))
         batches = await self._ended_rounds()
         optimizations = await self._committed("optimizations")
-        others = sorted(set(await self._source.folders("")) - {*LEFT_OUT, *_OURS})
+        others = sorted(set(await self._source.folders("")) - {*LEFT_OUT, *KINDS})
         await self._copy_audit()
         await self._copy_folder("checkpoints")
         await self._copy_committed("models", await self._committed("models"))
@@ -255,7 +254,7 @@ def _changes(path: str) -> bool:
     kind = path.partition("/")[0]
     if kind == "optimizations":  # whoever goes on with one writes its report again
         return path.endswith(("/progress.json", "/trials.json", "/report.json", "/report.html"))
-    return kind not in _OURS or path.endswith(("/manifest.sig", "audit/start.json"))
+    return kind not in KINDS or path.endswith(("/manifest.sig", "audit/start.json"))
 
 
 def _stage(name: str, ended: int) -> int | None:

@@ -16,6 +16,9 @@ Fields that others may ignore and new kinds of objects need no new number: see `
 
 PATH = "format.json"
 
+KINDS = frozenset({"audit", "batches", "checkpoints", "models", "optimizations", "requests", "slides", "tombstones"})
+"""The folders of a store that are worth keeping; docs/store.md says what lies in them."""
+
 
 @dataclass(frozen=True, slots=True)
 class FormatRecord(Record):
@@ -44,13 +47,13 @@ async def read_format(objects: ObjectStore) -> FormatRecord:
 
 
 async def require_store(objects: ObjectStore, url: str) -> None:
-    """Raises InvalidInput when nothing is stored at `url`, as where it was mistyped or is not mounted."""
-    if set(await objects.folders("")) - {"probe"}:
+    """Raises InvalidInput when no store is at `url`: it was mistyped, is not mounted, or lies a folder below."""
+    if not KINDS.isdisjoint(await objects.folders("")):
         return
     try:
         await objects.get(PATH)
     except ObjectMissing:
-        what = f"nothing is stored in {url}: is it mistyped, or not mounted?"
+        what = f"nothing is stored in {url}: is it mistyped, or not mounted? `gramserve up` has its store in DIR/store"
         raise InvalidInput(Reason.INVALID_SETTINGS, what, violations=[("store", what)]) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from gramserve.errors import Unsafe
 from gramserve.store.audit import AuditLog
 from gramserve.store.audit_record import Action
 from gramserve.store.backup import Backup
+from gramserve.store.format import check_format
 from gramserve.store.local import LocalObjects
 
 
@@ -26,10 +28,24 @@ async def test_a_copy_in_which_something_was_recorded_is_not_brought_up_to_date(
         await Backup(source, copy).run()
 
 
-def test_a_store_that_is_not_there_is_neither_copied_nor_verified(tmp_path: Path) -> None:
-    typo, copy = str(tmp_path / "typo"), str(tmp_path / "copy")
-    for command in (["backup", copy], ["audit", "verify"], ["audit", "show"]):
-        done = CliRunner().invoke(app, [*command, "--store", typo])
+def _is_refused(store: Path) -> None:
+    copy = store.parent / "copy"
+    for command in (["backup", str(copy)], ["audit", "verify"], ["audit", "show"], ["purge", "--dry-run"]):
+        done = CliRunner().invoke(app, [*command, "--store", str(store)])
         assert (done.exit_code, done.stderr.count("\n")) == (2, 1), command
         assert "nothing is stored in" in done.stderr
+    assert not copy.exists()
+
+
+def test_a_store_that_is_not_there_is_neither_copied_nor_verified_nor_purged(tmp_path: Path) -> None:
+    _is_refused(tmp_path / "typo")
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_data_folder_in_which_the_store_lies_is_not_taken_for_it(tmp_path: Path) -> None:
+    await check_format(LocalObjects(tmp_path / "data" / "store"))
+    for name in ("logs", "redis", "optimizer", "reports"):
+        (tmp_path / "data" / name).mkdir()
+    (tmp_path / "data" / "logs" / "gateway.log").write_text("{}")
+    await asyncio.to_thread(_is_refused, tmp_path / "data")
+    assert not (tmp_path / "data" / "audit").exists()

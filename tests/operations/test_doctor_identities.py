@@ -7,10 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from gramserve.access.editing import AccessEditor
 from gramserve.access.file import PrincipalEntry
 from gramserve.access.principal import Role
+from gramserve.cli import app
 from gramserve.metrics import Metrics
 from gramserve.tls.authority import Authority
 from gramserve.tls.options import TlsOptions
@@ -109,6 +111,20 @@ async def test_an_access_file_that_others_may_write(
     said = await look(tmp_path, environment)
     assert (said.code, said.health("access")) == (1, "failed")
     assert "chmod" in said.found("access")
+
+
+async def test_trusted_keys_that_cannot_be_used(tmp_path: Path) -> None:
+    file = tmp_path / "keys" / "trusted-keys.pem"
+    environment = {"GRAMSERVE_TRUSTED_KEYS_FILE": str(file)}
+    for write in (lambda: None, lambda: file.write_bytes(b"half a file")):
+        file.parent.mkdir(exist_ok=True)
+        write()
+        said = await look(tmp_path, environment)
+        assert (said.code, said.health("trusted keys")) == (1, "failed")
+    file.unlink()
+    assert CliRunner().invoke(app, ["keys", "init", str(file.parent)]).exit_code == 0
+    said = await look(tmp_path, environment)
+    assert (said.health("trusted keys"), len(said.found("trusted keys"))) == ("ok", 16)
 
 
 async def test_a_running_service_is_asked_over_tls_and_only_as_who_it_says_it_is(tmp_path: Path) -> None:

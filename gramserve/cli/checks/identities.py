@@ -11,6 +11,7 @@ from gramserve.access.file import read_access_file
 from gramserve.cli.checks.finding import Finding, Health
 from gramserve.errors import GramserveError
 from gramserve.settings import SharedSettings
+from gramserve.store.signing import load_trusted
 from gramserve.tls.authority import describe
 from gramserve.tls.options import TlsOptions
 from gramserve.tls.reading import read_identity, read_trust
@@ -88,3 +89,14 @@ def check_access(settings: SharedSettings, now: float | None = None) -> Finding:
         advice = "`gramserve tokens list`, then `gramserve tokens rotate ID`"
         return Finding("access", Health.WARNING, f"{found}; tokens of {', '.join(soon)} end within 30 days", advice)
     return Finding("access", Health.OK, found)
+
+
+def check_trusted_keys(settings: SharedSettings) -> Finding:
+    """Whether the file of keys that sign artifacts can be used."""
+    if not settings.trusted_keys_file:
+        return Finding("trusted keys", Health.OK, "none set: artifacts need no signature")
+    try:
+        keys = load_trusted(settings.trusted_keys_file)
+    except GramserveError as error:
+        return Finding("trusted keys", Health.FAILED, error.message, "see docs/security.md, Artifacts")
+    return Finding("trusted keys", Health.OK, ", ".join(keys.key_ids))
