@@ -10,6 +10,7 @@ import typer
 from gramserve.cli.speech import console, run
 from gramserve.cli.store_option import STORE, Store, local_actor
 from gramserve.store.audit import AuditLog
+from gramserve.store.format import require_store
 from gramserve.store.objects import open_store
 from gramserve.store.purge import Purger
 from gramserve.store.retention import RetentionDays
@@ -47,6 +48,7 @@ def purge(
 
 async def _purge(store: str, keep: RetentionDays, *, dry_run: bool) -> dict[str, int]:
     objects = open_store(store)
+    await require_store(objects, store)
     log = AuditLog(objects)
     purger = Purger(objects, keep, log, clock=time.time, actor=local_actor(), dry_run=dry_run)
     return await purger.purge()

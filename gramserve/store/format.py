@@ -15,6 +15,8 @@ Fields that others may ignore and new kinds of objects need no new number: see `
 """
 
 PATH = "format.json"
+_KINDS = frozenset({"batches", "models", "slides", "checkpoints", "optimizations"})
+"""One of these a store has that was used before stores said what they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,13 @@ async def read_format(objects: ObjectStore) -> FormatRecord:
 
 
 async def require_store(objects: ObjectStore, url: str) -> None:
-    """Raises InvalidInput when nothing is stored at `url`, as where it was mistyped or is not mounted."""
-    if set(await objects.folders("")) - {"probe"}:
+    """Raises InvalidInput when no store is at `url`: mistyped, not mounted, or a folder with the store in it."""
+    if _KINDS.intersection(await objects.folders("")):
         return
     try:
         await objects.get(PATH)
     except ObjectMissing:
-        what = f"nothing is stored in {url}: is it mistyped, or not mounted?"
+        what = f"nothing is stored in {url}: is it mistyped, or not mounted? That of `gramserve up` is DATA_DIR/store"
         raise InvalidInput(Reason.INVALID_SETTINGS, what, violations=[("store", what)]) from None
 
 
