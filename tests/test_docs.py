@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -42,3 +43,10 @@ def test_every_text_of_the_drawing_fits_its_box() -> None:
             wide.append(written)
     assert len(texts) > 20
     assert wide == []
+
+
+def test_no_picture_loads_anything_from_elsewhere() -> None:
+    pictures = [*ROOT.glob("docs/**/*.svg"), *ROOT.glob("benchmarks/results/*.svg")]
+    loading = re.compile(r"""(?:url\(["']?|href=["'])https?:""")
+    assert len(pictures) >= 5
+    assert [picture.name for picture in pictures if loading.search(picture.read_text(encoding="utf-8"))] == []
