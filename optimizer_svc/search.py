@@ -54,7 +54,9 @@ class Search:
         self._pace = pace
         self._workshop = Workshop(spec, ingested, workspace, engines, pace.should_stop)
         self._trials: dict[str, Trial] = {}
-        self.transformer = family_of(ingested.checkpoint.model, spec.architecture).transformer
+        family = family_of(ingested.checkpoint.model, spec.architecture)
+        self.transformer = family.transformer
+        self._recipes = spec.recipes or recipes_for(family.transformer, full_bias=family.full_bias)
 
     @property
     def workshop(self) -> Workshop:
@@ -71,7 +73,7 @@ class Search:
 
         When enough pruned networks have an int8 candidate that holds, wider ones are left out; the original never is.
         """
-        recipes = self._spec.recipes or recipes_for(self.transformer)
+        recipes = self._recipes
         hold = 0
         for i, network in enumerate(sorted(networks, key=lambda network: network.macs)):
             if hold >= ENOUGH and network.name != ORIGINAL:

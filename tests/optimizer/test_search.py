@@ -1,10 +1,14 @@
-"""How many recipes a search tries."""
+"""Which recipes a search tries, in which order, and for how long."""
 
 from __future__ import annotations
 
 import pytest
 
+from optimizer_svc.architecture import build_model
+from optimizer_svc.families import family_of
 from optimizer_svc.pace import Pace
+from optimizer_svc.quantization import RECIPES as ALL
+from optimizer_svc.quantization import recipes_for
 from optimizer_svc.search import tried_in_time
 
 RECIPES = ("breaks", "breaks too", "first", "second", "third")
@@ -28,3 +32,13 @@ def test_a_search_goes_on_a_little_longer_while_no_recipe_has_worked(seconds_eac
 
     pace = Pace(lambda _progress: None, lambda: now[0], lambda: False, budget_minutes=100 / 60)
     assert tried_in_time(RECIPES, works, pace) == list(RECIPES[:tried])
+
+
+@pytest.mark.parametrize(("architecture", "last"), [("test_resnet", True), ("mobilenetv2_035", False)])
+def test_what_fails_on_a_family_is_tried_last(architecture: str, last: bool) -> None:
+    family = family_of(build_model(architecture, 3, 96), architecture)
+    names = recipes_for(family.transformer, full_bias=family.full_bias)
+    full = [ALL[name].bias_correction == "full" for name in names]
+    assert sum(full) == 2
+    assert full == sorted(full, reverse=not last)
+    assert set(names) == set(recipes_for(family.transformer))
