@@ -26,7 +26,7 @@ export PIP_ROOT_USER_ACTION := ignore
 .PHONY: help setup demo test test-s3 test-compose faults soak fuzz check sbom bench bench-peers bench-optimizer proto up clean
 
 help: ## Show this.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-15s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-15s %s\n", $$1, $$2 }'
 
 setup: $(STAMP) ## Make .venv and install everything (again when pyproject.toml changes).
 	@echo "gramserve is set up in .venv"

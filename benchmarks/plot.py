@@ -13,18 +13,18 @@ from matplotlib.figure import Figure
 from benchmarks.tables import stage_ms
 
 OURS, OTHERS, BARE = "#1b6ca8", "#9aa5b1", "#d9dee3"
-STAGE_COLORS = {
-    "fetch": "#a6cee3",
-    "decode": "#1f78b4",
-    "tile": "#b2df8a",
-    "infer": "#33a02c",
-    "aggregate": "#fdbf6f",
-    "rest of the child": "#e5e5e5",
-    "worker parent": "#cab2d6",
-    "gateway": "#6a3d9a",
-    "Redis": "#e31a1c",
+NAMES = {
+    "gramserve": "gramserve, same engine",
+    "gramserve, engine chosen": "gramserve as it comes",
+    "bare": "bare gRPC server",
+    "kserve": "KServe",
+    "mlserver": "MLServer",
+    "pytriton": "PyTriton",
+    "rayserve": "Ray Serve",
 }
-STYLE = {
+OUTSIDE = {"worker parent", "gateway", "Redis"}
+"""What of a slide's time is not spent in a child."""
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "gramserve",  # the same figures give the same file
     "font.size": 9,
     "axes.spines.top": False,
@@ -67,18 +67,26 @@ def _throughput(axis: Axes, peers: Mapping[str, Any], callers: str) -> None:
         [rates[name]["max"] - rates[name]["median"] for name in names],
     ]
     colors = [OURS if name.startswith("gramserve") else BARE if name == "bare" else OTHERS for name in names]
-    axis.barh(names, medians, xerr=whiskers, color=colors, error_kw={"elinewidth": 0.8, "ecolor": "#444"})
+    axis.barh(
+        [NAMES.get(name, name) for name in names],
+        medians,
+        xerr=whiskers,
+        color=colors,
+        error_kw={"elinewidth": 0.8, "ecolor": "#444"},
+    )
     for row, median in enumerate(medians):
-        axis.text(median * 0.02, row, f"{median:.0f}", va="center", fontsize=8)
-    axis.set_title(f"images/s, {callers} caller{'' if callers == '1' else 's'}", loc="left")
+        color = "white" if colors[row] == OURS else "black"
+        axis.text(medians[-1] * 0.01, row, f"{median:.0f}", va="center", fontsize=8, color=color)
+    axis.set_title(f"Inference requests: images/s, {callers} caller{'' if callers == '1' else 's'}", loc="left")
 
 
 def _time(axis: Axes, name: str, one: Mapping[str, Any]) -> None:
     """A bar for each stage."""
     stages = {stage: ms for stage, ms in stage_ms(one).items() if ms > 0}
     names = list(reversed(stages))
-    axis.barh(names, [stages[stage] for stage in names], color=[STAGE_COLORS[stage] for stage in names])
+    colors = [OTHERS if stage in OUTSIDE else OURS for stage in names]
+    axis.barh(names, [stages[stage] for stage in names], color=colors)
     for row, stage in enumerate(names):
         axis.text(stages[stage], row, f" {stages[stage]:.2f}", va="center", fontsize=8)
-    axis.set_title(f"ms of a slide: {name}", loc="left")
+    axis.set_title(f"Slides: ms each, {name.removesuffix(' a slide')}", loc="left")
     axis.margins(x=0.15)

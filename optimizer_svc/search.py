@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from gramserve.store.manifest import EngineSettings
@@ -54,7 +54,9 @@ class Search:
         self._pace = pace
         self._workshop = Workshop(spec, ingested, workspace, engines, pace.should_stop)
         self._trials: dict[str, Trial] = {}
-        self.transformer = family_of(ingested.checkpoint.model, spec.architecture).transformer
+        family = family_of(ingested.checkpoint.model, spec.architecture)
+        self.transformer = family.transformer
+        self._recipes = spec.recipes or recipes_for(family.transformer, full_bias=family.full_bias)
 
     @property
     def workshop(self) -> Workshop:
@@ -71,7 +73,7 @@ class Search:
 
         When enough pruned networks have an int8 candidate that holds, wider ones are left out; the original never is.
         """
-        recipes = self._spec.recipes or recipes_for(self.transformer)
+        recipes = self._recipes
         hold = 0
         for i, network in enumerate(sorted(networks, key=lambda network: network.macs)):
             if hold >= ENOUGH and network.name != ORIGINAL:
@@ -134,21 +136,18 @@ class Search:
         return any(trial.accepted for trial in settled)
 
     def _affordable(self, fp32: Candidate, recipes: Sequence[str], begin: float, share: float) -> list[str]:
-        """The recipes that there is time for, at least one; kept, so that a run that goes on decides the same."""
+        """The recipes that there is time for; kept, so that a run that goes on decides the same."""
         network = fp32.network
         key = {**self._ingested.identity, "network": network.digest, "recipes": list(recipes)}
         key["budget_minutes"] = self._spec.budget_minutes
 
+        def works(recipe: str) -> bool:
+            text = f"Quantizing the {network.name} network: {recipe}"
+            self._pace.say(Stage.QUANTIZE, text, begin + share * recipes.index(recipe) / len(recipes))
+            return any(sound(self._workshop.int8(fp32, recipe, transformer=self.transformer)))
+
         def make() -> Kept:
-            tried: list[str] = []
-            for i, recipe in enumerate(recipes):
-                if tried and self._pace.clock() > self._pace.quantize_deadline:
-                    break
-                text = f"Quantizing the {network.name} network: {recipe}"
-                self._pace.say(Stage.QUANTIZE, text, begin + share * i / len(recipes))
-                self._workshop.int8(fp32, recipe, transformer=self.transformer)
-                tried.append(recipe)
-            return Kept({"tried": tried}, {})
+            return Kept({"tried": tried_in_time(recipes, works, self._pace)}, {})
 
         tried: list[str] = self._workspace.once("tried", key, make).facts["tried"]
         for recipe in recipes:
@@ -160,6 +159,21 @@ class Search:
     def _note(self, trial: Trial) -> None:
         self._trials[trial.candidate.name] = trial
         self._pace.tell(_row(trial, self._spec))
+
+
+def tried_in_time(recipes: Sequence[str], works: Callable[[str], bool], pace: Pace) -> list[str]:
+    """Those of `recipes`, in their order, that were tried while there was time, at least one.
+
+    While none has worked it goes on for as long as repairs may take: an int8 network too late is better than none.
+    """
+    tried: list[str] = []
+    worked = False
+    for recipe in recipes:
+        if tried and pace.clock() > (pace.quantize_deadline if worked else pace.repair_deadline):
+            break
+        worked = works(recipe) or worked
+        tried.append(recipe)
+    return tried
 
 
 def _leaders(proxies: Sequence[Proxy]) -> tuple[str, ...]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
 from examples.demo import outcome
@@ -51,7 +54,8 @@ def relative(line: str) -> str:
 
 async def gramserve(*words: str) -> None:
     """Runs a command of the command line, showing it. Exits when it fails."""
-    out.print(f"  $ gramserve {' '.join(words)}", style="cyan", soft_wrap=True)
+    lines = textwrap.wrap(f"$ gramserve {' '.join(words)}", 110, subsequent_indent="      ", break_on_hyphens=False)
+    out.print("  " + " \\\n".join(lines), style="cyan", soft_wrap=True)
     process = await asyncio.create_subprocess_exec(str(Path(sys.executable).with_name("gramserve")), *words)
     if await process.wait():
         sys.exit(f"demo: gramserve {words[0]} failed")
@@ -128,5 +132,7 @@ if __name__ == "__main__":
     except GramserveError as error:
         sys.exit(f"demo: {error.message} ({error.reason})")
     if len(sys.argv) > 1:  # python -m examples.demo docs/demo.svg: the picture of the README
-        out.save_svg(sys.argv[1], title="make demo")
+        # Without the fonts that rich would have a browser load.
+        plain = re.sub(r"@font-face \{\{.*?\n    \}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+        out.save_svg(sys.argv[1], title="make demo", code_format=plain)
     sys.exit(code)

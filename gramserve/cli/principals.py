@@ -29,7 +29,7 @@ Name = Annotated[str, typer.Argument(help="Name of the principal: a person or a 
 def list_principals(access_file: File) -> None:
     """List all principals."""
     with plain_errors():
-        table = Table("principal", "roles", "laboratories", "tokens", "certificates")
+        table = Table("principal", "roles", "laboratories", "tokens", "certificates", box=None, pad_edge=False)
         for entry in AccessEditor(access_file).read().principals:
             table.add_row(
                 entry.name,

@@ -11,7 +11,8 @@ import typer
 
 from gramserve.errors import InvalidInput, Reason
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".svs", ".ndpi", ".dcm"})
+WHOLE_SUFFIXES = frozenset({".svs", ".ndpi"})  # each file a whole slide; that of DICOM may be many files
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm"}) | WHOLE_SUFFIXES
 
 SlidePaths: TypeAlias = Annotated[
     list[Path],
@@ -60,6 +61,12 @@ def _in_folder(folder: Path) -> list[tuple[Path, tuple[Path, ...]]]:
         raise InvalidInput(
             Reason.INVALID_FIELD,
             f"{folder} holds images and folders: is it one slide or are they many? Name them apart",
+        )
+    if len(images) > 1 and any(image.suffix.lower() in WHOLE_SUFFIXES for image in images):
+        # One slide of them would be one call for several patients.
+        raise InvalidInput(
+            Reason.INVALID_FIELD,
+            f"{folder} holds whole slides, each of them a slide of its own: name the files, not the folder",
         )
     if images:
         return [(folder, images)]

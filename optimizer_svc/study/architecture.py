@@ -83,7 +83,8 @@ class _Study:
         self._engines: tuple[EngineSettings, ...] = tuple(o for o in engine_options() if not o.settings)
         self._workshop = Workshop(spec, ingested, workspace, self._engines, pace.should_stop)
         self._family = family_of(ingested.checkpoint.model, spec.architecture)
-        self._bets = tuple(r for r in recipes_for(self._family.transformer) if r not in {TENSOR, CHANNEL})[:BETS]
+        recipes = recipes_for(self._family.transformer, full_bias=self._family.full_bias)
+        self._bets = tuple(recipe for recipe in recipes if recipe not in {TENSOR, CHANNEL})[:BETS]
 
     def run(self) -> dict[str, Any]:
         pace, ingested = self._pace, self._ingested

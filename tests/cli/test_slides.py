@@ -37,6 +37,20 @@ def test_a_folder_of_folders_holds_a_slide_in_each(tmp_path: Path) -> None:
     assert found(tmp_path / "night") == {"s1": ["1.png", "2.png"], "s2": ["1.png"]}
 
 
+def test_several_whole_slides_in_a_folder_never_become_one_slide(tmp_path: Path) -> None:
+    touch(tmp_path / "night" / "anna.svs", tmp_path / "night" / "bert.SVS", tmp_path / "one" / "anna.ndpi")
+    with pytest.raises(InvalidInput, match="name the files") as caught:
+        find_slides([tmp_path / "night"])
+    assert caught.value.reason is Reason.INVALID_FIELD
+    assert found(*sorted((tmp_path / "night").iterdir())) == {"anna": ["anna.svs"], "bert": ["bert.SVS"]}
+    assert found(tmp_path / "one") == {"one": ["anna.ndpi"]}
+
+
+def test_the_files_of_a_DICOM_slide_are_one_slide(tmp_path: Path) -> None:
+    touch(tmp_path / "s1" / "level0.dcm", tmp_path / "s1" / "level1.dcm")
+    assert found(tmp_path / "s1") == {"s1": ["level0.dcm", "level1.dcm"]}
+
+
 def test_as_many_parents_as_it_takes_tell_slides_apart(tmp_path: Path) -> None:
     touch(tmp_path / "mon" / "x" / "1.png", tmp_path / "tue" / "x" / "1.png")
     assert list(found(tmp_path / "mon" / "x", tmp_path / "tue" / "x")) == ["mon/x", "tue/x"]

@@ -8,6 +8,8 @@ import subprocess
 from datetime import UTC, timedelta
 from pathlib import Path
 
+import pytest
+
 from gramserve.client import GramserveClient
 from gramserve.v1.slide_batch_pb2 import SlideBatch
 from tests.artifacts import coloured_file
@@ -56,3 +58,18 @@ async def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "nothing is stored in" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [("report",), ("purge",), ("audit", "verify")], ids=" ".join)
+async def test_a_folder_with_a_store_in_it_is_no_store(words: tuple[str, ...], tmp_path: Path) -> None:
+    """As the folder of `gramserve up`: it was a night without slides, and got an audit record of its own."""
+    for folder in ("store/batches", "redis", "logs"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    command = [GRAMSERVE, *words, "--store", str(tmp_path / "data")]
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nothing is stored in" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before

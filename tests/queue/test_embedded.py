@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 from contextlib import aclosing
@@ -12,7 +13,7 @@ import pytest
 
 from gramserve.errors import Unavailable, Unsafe
 from gramserve.queue import EmbeddedRedis, connect
-from gramserve.queue.embedded import find_server
+from gramserve.queue.embedded import ServerBinary, find_server
 from tests.queue.lane import Lane
 from tests.services import ServerKind, kill_9, redis_server, require
 from tests.waiting import until
@@ -134,3 +135,23 @@ def test_a_program_that_is_no_fit_server_is_passed_over(tmp_path: Path, monkeypa
     found = find_server()
     assert found is not None
     assert found.origin == "bundled"
+
+
+def test_an_activated_environment_does_not_change_which_server_opens_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip puts a copy of the wheel's server beside `python`; a 7.0 and a 6.2 do not read each other's files."""
+    require("bundled")
+    bundled = find_server("bundled")
+    assert bundled is not None
+    scripts, system = tmp_path / "scripts", tmp_path / "system"
+    for folder in (scripts, system):
+        folder.mkdir()
+    shutil.copy(bundled.path, scripts / "redis-server")
+    own = system / "redis-server"
+    own.write_text("#!/bin/sh\necho 'Redis server v=7.2.1 sha=0'\n")
+    own.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{scripts}:{system}")
+    assert find_server() == ServerBinary(own, "path", "7.2.1")
+    monkeypatch.setenv("PATH", str(scripts))
+    assert find_server() == bundled
