@@ -172,7 +172,7 @@ async def through_the_gateway(call: Caller, channel: grpc.aio.Channel, root: Pat
         found = [await api.GetSlideBatch(s.GetSlideBatchRequest(name=name)) for name in names]
         return all(batch.state >= b.SlideBatch.STATE_SUCCEEDED for batch in found)
 
-    await until(ended, 90, "both batches ended")
+    await until(ended, what="both batches ended")
     # The way out that is meant for it: who submitted the slides gets the names back.
     listed = await api.ListSlides(s.ListSlidesRequest(parent=names[0]))
     assert listed.slides[0].slide_id.startswith(NAME)
@@ -228,7 +228,7 @@ async def through_the_optimizer(call: Caller, channel: grpc.aio.Channel, root: P
             return True
         return False
 
-    await until(ended, 120, "the optimization failed")
+    await until(ended, what="the optimization failed")
 
 
 def optimization(checkpoint: str, data: str, labels: Any) -> Any:

@@ -118,7 +118,7 @@ async def test_cpu_time_without_end_fails_the_slide_with_its_reason(
     images = [await bench.field() for _ in range(4)]
     monkeypatch.setenv(POISON, images[1].sha256)
     await bench.submit(images, version)
-    async with bench.worker(slide_cpu_s=6.0, max_attempts=2):
+    async with bench.worker(slide_cpu_s=3.0, max_attempts=2):
         outcomes = await bench.ended()
     poison = outcomes.pop(1)
     assert poison.error is not None
@@ -140,8 +140,8 @@ async def test_cpu_time_is_counted_for_each_slide_anew(
     """A child that used more than the limit altogether lives on."""
     monkeypatch.setenv(HOOK, "tests.doors.test_sandbox:work_half_a_second")
     version = await bench.publish()
-    await bench.submit([await bench.field() for _ in range(16)], version)
-    async with bench.worker(children=1, slide_cpu_s=6.0, max_attempts=1) as worker:
+    await bench.submit([await bench.field() for _ in range(8)], version)
+    async with bench.worker(children=1, slide_cpu_s=3.0, max_attempts=1) as worker:
         outcomes = await bench.ended()
         assert worker.metrics.registry.get_sample_value("gramserve_child_restarts_total") == 0
     assert {outcome.state for outcome in outcomes.values()} == {SlideState.SUCCEEDED}

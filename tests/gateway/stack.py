@@ -39,7 +39,7 @@ from gramserve.v1 import slide_batch_service_pb2 as s
 from gramserve.v1.image_service_pb2_grpc import ImageServiceStub
 from gramserve.v1.model_service_pb2_grpc import ModelServiceStub
 from gramserve.v1.slide_batch_service_pb2_grpc import SlideBatchServiceStub
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 LAB = "laboratories/north"
 STATE = b.SlideBatch.State
@@ -146,11 +146,17 @@ class Stack:
         batch: b.SlideBatch = await self.api.CreateSlideBatch(request(count, **fields))
         return batch
 
+    def deadline_passes(self, after_s: float = HANGS_S) -> None:
+        """Calls that wait for a slide, later ones included, see a clock that is ahead by so much."""
+        assert self.app is not None
+        assert self.app._running is not None
+        self.app._running._classifier._monotonic = lambda: time.monotonic() + after_s
+
     async def get(self, name: str) -> b.SlideBatch:
         batch: b.SlideBatch = await self.api.GetSlideBatch(s.GetSlideBatchRequest(name=name))
         return batch
 
-    async def ended(self, name: str, timeout_s: float = 10.0) -> b.SlideBatch:
+    async def ended(self, name: str, timeout_s: float = HANGS_S) -> b.SlideBatch:
         """The batch, once it is terminal."""
 
         async def look() -> b.SlideBatch | None:
@@ -161,7 +167,7 @@ class Stack:
         assert found is not None
         return found
 
-    async def ended_in_spite_of_outages(self, name: str, timeout_s: float = 30.0) -> b.SlideBatch:
+    async def ended_in_spite_of_outages(self, name: str, timeout_s: float = HANGS_S) -> b.SlideBatch:
         """`ended`, while Redis comes and goes."""
 
         async def look() -> b.SlideBatch | None:

@@ -26,7 +26,7 @@ async def _when(port: int, reached: Any) -> Exposition:
         shown = await scrape(port)
         return shown if reached(shown) else None
 
-    found = await until(look, 10, "the gateway shows it")
+    found = await until(look, what="the gateway shows it")
     assert found is not None
     return found
 

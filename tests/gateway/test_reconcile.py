@@ -38,7 +38,7 @@ async def test_I1_every_slide_ends_once_although_redis_is_flushed_again_and_agai
         for done in (20, 50, 90):
             await until(lambda done=done: len(stack.worker.ran) >= done)  # type: ignore[misc]
             await stack.flush()
-        ended = await stack.ended(batch.name, 30)
+        ended = await stack.ended(batch.name)
 
     assert ended.state == STATE.STATE_SUCCEEDED
     assert ended.completion_stats.succeeded_count == 120
@@ -186,7 +186,7 @@ async def test_I1_two_gateways_tend_one_batch_and_end_it_once(stack: Stack) -> N
         async with stack.worker.working():
             await until(lambda: len(stack.worker.ran) >= 20)
             await stack.flush()
-            first, second = await asyncio.gather(stack.ended(batch.name, 30), other.ended(batch.name, 30))
+            first, second = await asyncio.gather(stack.ended(batch.name), other.ended(batch.name))
         assert first.completion_stats.succeeded_count == 60
         assert first.output_info == second.output_info
         finished = [one.counted("batches_finished", state="SUCCEEDED") for one in (stack, other)]

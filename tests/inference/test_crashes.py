@@ -41,7 +41,7 @@ async def test_I7_a_slide_that_kills_three_children_is_quarantined_and_its_neigh
     await bench.submit(images, version)
     async with bench.worker() as worker:
         outcomes = await bench.ended()
-        await until(lambda: worker.children.ready == 2, 30)
+        await until(lambda: worker.children.ready == 2)
         assert worker.metrics.registry.get_sample_value("gramserve_slides_quarantined_total") == 1
     poison = outcomes.pop(2)
     assert poison.state is SlideState.FAILED
