@@ -272,13 +272,13 @@ async def test_a_stream_that_drips_is_ended_too(exits: AsyncExitStack) -> None:
 
 
 async def test_a_slow_stream_that_brings_enough_is_heard_to_its_end(exits: AsyncExitStack) -> None:
-    made = await rig(exits, idle_s=0.3)
+    made = await rig(exits, idle_s=2.0)
     slow = made.stub.UploadFile()
-    for _ in range(8):
+    for _ in range(25):
         await slow.write(chunk(1024))
         await asyncio.sleep(0.1)
     await slow.done_writing()
-    assert (await slow).size_bytes == 8
+    assert (await slow).size_bytes == 25
 
 
 async def test_an_idle_reflection_stream_is_ended(exits: AsyncExitStack) -> None:

@@ -224,7 +224,7 @@ class Bench:
             "retry_delay_s": 0.05,
             "poll_s": 0.1,
             "model_poll_s": 0.1,
-            "stop_grace_s": 10.0,
+            "stop_grace_s": HANGS_S,
         }
         return WorkerSettings(**values | changes)
 
