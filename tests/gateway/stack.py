@@ -142,6 +142,10 @@ class Stack:
         assert self.app is not None
         return self.app.metrics.registry.get_sample_value(f"gramserve_{metric}_total", labels) or 0.0
 
+    async def lapse(self, lease: Lease) -> None:
+        """As if the time of `lease` were over."""
+        await self.command("ZADD", "{gs:slides}:leased", "XX", "1", lease.entry)
+
     async def create(self, count: int = 3, **fields: Any) -> b.SlideBatch:
         batch: b.SlideBatch = await self.api.CreateSlideBatch(request(count, **fields))
         return batch
