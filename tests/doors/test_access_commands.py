@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
@@ -194,7 +194,6 @@ def test_a_file_that_cannot_be_understood_says_where_and_never_what(text: str, s
     assert "secret-stuff" not in wrong.value.message
 
 
-@settings(deadline=None)
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
 @example(b"principals: [{name: a, roles: [auditor], tokens: [{created: 2026-13-45}]}]")
 @example(b"!!bool maybe")
