@@ -136,7 +136,9 @@ async def test_the_command_shows_the_call_of_each_slide_and_says_when_one_has_no
 
     async def gramserve(*more: str) -> subprocess.CompletedProcess[str]:
         command = [GRAMSERVE, "classify", *more, *words]
-        return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+        return await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, timeout=HANGS_S, check=False
+        )
 
     async with stack.worker.working():
         shown = await gramserve(*paths, "--output", str(tmp_path / "calls.jsonl"))

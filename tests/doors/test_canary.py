@@ -36,7 +36,7 @@ from tests.artifacts import coloured_file, publish_tiny
 from tests.attacks.pictures import dicom
 from tests.e2e.running import GRAMSERVE, Up
 from tests.images.files import png_chunk
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 NAME = "Zyxwanda-Canaryfeather"
 LAB = "laboratories/north"
@@ -290,7 +290,9 @@ async def test_a_name_is_found_nowhere_but_in_the_store(tmp_path: Path) -> None:
             await through_inference(call, inference)
             await through_the_optimizer(call, optimizer, root)
         command = [GRAMSERVE, "submit", str(root / f"{NAME}.png"), "--model", NAME, "--gateway", up.address("gateway")]
-        await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=False, env=os.environ)
+        await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, timeout=HANGS_S, check=False, env=os.environ
+        )
         metrics = []
         for port in range(METRICS_PORT, METRICS_PORT + 3):
             url = f"http://127.0.0.1:{port}/metrics"

@@ -26,7 +26,7 @@ from optimizer_svc.process import JobProcess, job_environment
 from optimizer_svc.records import JobRecord
 from tests.doors import escapes
 from tests.inference.bench import LABORATORY, ROOT, Bench
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 LACKING = sandbox.missing()
 confined = pytest.mark.skipif(bool(LACKING), reason=f"this kernel lacks {' and '.join(LACKING)}")
@@ -62,7 +62,7 @@ def test_every_attempt_works_where_nothing_is_confined(tmp_path: Path) -> None:
     (store / "object").write_bytes(b"x")
     code = "import os\nfrom tests.doors import escapes\nescapes.try_all(os.getppid())"
     environment = {**os.environ, escapes.REPORT: str(tmp_path / "report"), escapes.STORE: str(store)}
-    subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True, timeout=HANGS_S)
     outcome = json.loads((tmp_path / "report").read_text())["report"]
     free = {"unix socket", "netlink", "program", "fork", "kill", "limits of the parent", "write", "remove", "rename"}
     assert free <= set(escaped(outcome))
@@ -243,7 +243,7 @@ assert ctypes.get_errno() == errno.EPERM, ctypes.get_errno()
 assert libc.syscall(425, 8, 0) == -1  # io_uring could open sockets behind the filter
 assert ctypes.get_errno() == errno.ENOSYS
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=HANGS_S)
 
 
 def test_both_processors_refuse_the_same_calls() -> None:

@@ -19,6 +19,7 @@ from tests.doors.laboratory import Laboratory, shown
 from tests.e2e.running import GRAMSERVE, Up
 from tests.services import redis_server
 from tests.sources import ROOT
+from tests.waiting import HANGS_S
 
 SERVICES = {"gateway": "GATEWAY", "inference_svc": "WORKER", "optimizer_svc": "OPTIMIZER"}
 
@@ -46,7 +47,7 @@ async def _refusal(service: str, tmp_path: Path, **changes: str) -> str:
         }
         command = [sys.executable, "-m", service]
         done = await asyncio.to_thread(
-            subprocess.run, command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60
+            subprocess.run, command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S
         )
     assert done.returncode == 2, done.stderr
     said = [line for line in done.stderr.splitlines() if not line.startswith("{")]
@@ -111,7 +112,7 @@ async def _command(*words: str, **environment: str) -> subprocess.CompletedProce
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_S,
     )
 
 

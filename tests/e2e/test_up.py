@@ -114,7 +114,12 @@ async def test_slides_go_in_and_calls_come_out_by_the_command_line(tmp_path: Pat
 
         async def command(*words: str) -> tuple[int, str]:
             done = await asyncio.to_thread(
-                subprocess.run, [GRAMSERVE, *words, *gateway], capture_output=True, text=True, timeout=60, check=False
+                subprocess.run,
+                [GRAMSERVE, *words, *gateway],
+                capture_output=True,
+                text=True,
+                timeout=HANGS_S,
+                check=False,
             )
             return done.returncode, done.stdout + done.stderr
 

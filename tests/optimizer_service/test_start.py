@@ -33,7 +33,7 @@ def test_the_service_never_loads_torch_nor_anything_that_computes() -> None:
         "sys.exit(', '.join(heavy) or 0)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=HANGS_S, check=False
     )
     assert done.returncode == 0, done.stderr
 
@@ -124,7 +124,7 @@ def test_a_start_that_fails_is_one_line_and_exit_2(bench: Bench, more: dict[str,
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_S,
         check=False,
     )
     assert done.returncode == 2
