@@ -27,7 +27,7 @@ from gramserve.v1 import optimization_pb2, optimizer_service_pb2, optimizer_serv
 from gramserve.v1 import slide_batch_service_pb2 as s
 from gramserve.v1.upload_pb2 import UploadHeader
 from tests.gateway.stack import LAB, STATE, Stack, refused, request
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 NAME = "gramserve.v1.OptimizerService"
 GET = optimizer_service_pb2.GetOptimizationRequest(name="x")
@@ -295,7 +295,7 @@ async def test_a_connection_that_never_becomes_one_is_closed(exits: AsyncExitSta
     made = await rig(exits)
     with socket.create_connection(("127.0.0.1", made.port)) as half_open:
         half_open.sendall(said)
-        half_open.settimeout(30)
+        half_open.settimeout(HANGS_S)
 
         def closed() -> bool:
             try:

@@ -170,7 +170,7 @@ async def _commands_get_in_with_a_certificate(laboratory: Laboratory, gateway: s
 
 def _turns_away(port: int, laboratory: Laboratory) -> bool:
     """Whether a caller without a certificate is hung up on; TLS 1.3 tells it with the first bytes of an answer."""
-    plain = socket.create_connection(("127.0.0.1", port), timeout=10)
+    plain = socket.create_connection(("127.0.0.1", port), timeout=HANGS_S)
     try:
         with laboratory.context().wrap_socket(plain, server_hostname="127.0.0.1") as secure:
             return secure.recv(1) == b""

@@ -139,7 +139,7 @@ async def test_metrics_are_shown_where_the_settings_say(bench: Bench) -> None:
         port = free.getsockname()[1]
     async with bench.service(metrics_port=port):
         url = f"http://127.0.0.1:{port}/metrics"
-        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read().decode())
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=HANGS_S).read().decode())
     assert "gramserve_queue_contact 1.0" in text
 
 
