@@ -10,12 +10,17 @@ from collections.abc import Callable, Collection, Iterator
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from gramserve import log
 from tests.s3 import WHOLE, S3Server, s3_server
 
 # Its threads sleep while they wait, since several tests share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# No example is wrong because the machine was busy.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -8,6 +8,8 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.waiting import HANGS_S
+
 
 class Exposition:
     """All samples of one scrape; names without the `gramserve_` in front."""
@@ -39,7 +41,7 @@ async def scrape(port: int) -> Exposition:
     """What http://127.0.0.1:port/metrics says now."""
 
     def read() -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=HANGS_S) as answer:
             text: str = answer.read().decode()
             return text
 

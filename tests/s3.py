@@ -82,7 +82,7 @@ class S3Server:
                 return False
             return True
 
-        await until(keeps, 60.0, "the S3 server keeps objects")
+        await until(keeps, what="the S3 server keeps objects")
 
     @property
     def alive(self) -> bool:

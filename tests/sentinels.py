@@ -48,7 +48,7 @@ class Watched:
         """All five run, the replica is in step and every Sentinel knows the others."""
         for port in self.ports:
             self.start_server(port)
-        await until(self._in_step, 60, "the replica is in step")  # else a Sentinel sees it at its next look, in 10 s
+        await until(self._in_step, what="the replica is in step")  # else a Sentinel sees it at its next look, in 10 s
         for port in self.sentinels:
             self._start(
                 port,
@@ -60,7 +60,7 @@ class Watched:
                 f"sentinel failover-timeout {SERVICE} 5000",
                 sentinel=True,
             )
-        await until(self._settled, 60, "the Sentinels know the master, its replica and one another")
+        await until(self._settled, what="the Sentinels know the master, its replica and one another")
 
     def start_server(self, port: int) -> None:
         """Starts the server of this port, as the replica of the first one unless it is that."""
@@ -88,7 +88,7 @@ class Watched:
                         return False
             return True
 
-        await until(all_do, 60, f"the Sentinels name {port} as the master")
+        await until(all_do, what=f"the Sentinels name {port} as the master")
 
     async def stop(self) -> None:
         """Nothing of it is left."""
@@ -195,7 +195,7 @@ async def encrypted_redis(folder: Path, laboratory: Laboratory) -> AsyncIterator
         return False
 
     try:
-        await until(up, 60, "the Sentinel sees the master")
+        await until(up, what="the Sentinel sees the master")
         yield f"rediss+sentinel://127.0.0.1:{sentinel_port}/{SERVICE}"
     finally:
         for process in processes:

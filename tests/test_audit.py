@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.sources import ROOT
+from tests.waiting import HANGS_S
 
 KNOWN = """echo '{"dependencies": [{"name": "pip", "version": "23.0", "vulns": [{"id": "X"}]}]}'; exit 1"""
 UNKNOWN = """echo '{"dependencies": [{"name": "pip", "skip_reason": "not found"}]}'"""
@@ -20,7 +21,7 @@ def _audit(tmp_path: Path, asked: str, audited: str) -> subprocess.CompletedProc
     stand_in.write_text(f"#!/bin/bash\nif [[ $* == *--requirement* ]]; then {asked}; else {audited}; fi\n")
     stand_in.chmod(0o755)
     command = [str(ROOT / ".ci" / "audit"), str(stand_in), sys.executable]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=HANGS_S)
 
 
 @pytest.mark.parametrize("asked", [UNKNOWN, "exit 1", "kill $$"])

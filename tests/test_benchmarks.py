@@ -16,6 +16,7 @@ from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.environments import HERE
 from benchmarks.tables import BUILDERS, tables
 from tests.sources import ROOT
+from tests.waiting import HANGS_S
 
 PAGE = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks/results/serving.json"
@@ -118,6 +119,6 @@ def test_a_stack_without_metrics_counts_nothing_and_is_otherwise_the_same() -> N
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=HANGS_S,
     )
     assert done.stdout.split() == ["0.0", "{}"]

@@ -17,6 +17,7 @@ from google.protobuf import descriptor_pb2
 from gramserve.errors import Reason
 from gramserve.v1 import error_reason_pb2
 from tests.sources import ROOT, modules
+from tests.waiting import HANGS_S
 
 PREFIX = "ERROR_REASON_"
 
@@ -42,7 +43,7 @@ def contract(tmp_path_factory: pytest.TempPathFactory) -> descriptor_pb2.FileDes
     bundled = importlib.resources.files("grpc_tools") / "_proto"
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'protos'}", f"-I{google}", f"-I{bundled}"]
     command += ["--include_source_info", f"--descriptor_set_out={out}", *protos]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=HANGS_S)
     return descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
 
 

@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from tests.sources import PACKAGES, ROOT, Module, modules, python_files, tracked
+from tests.waiting import HANGS_S
 
 _FOUNDATION = ("errors", "calls", "settings", "log", "metrics", "access", "tls", "tracing")
 FOUNDATION = {f"gramserve.{name}" for name in _FOUNDATION}
@@ -101,7 +102,7 @@ def test_wiring_stands_in_app_and_only_main_uses_it() -> None:
 def test_what_does_not_compute_loads_nothing_that_does(name: str) -> None:
     code = f"import sys, json, {name}\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=HANGS_S
     )
     assert not HEAVY & set(json.loads(done.stdout))
 

@@ -7,12 +7,15 @@ import subprocess
 import sys
 
 from gramserve import log
+from tests.waiting import HANGS_S
 
 
 def _logged(code: str, style: str = "json", level: str = "INFO") -> list[str]:
     """The lines that `code` writes to standard error in a process of its own."""
     head = f"from gramserve import log\nlog.configure('gateway', level={level!r}, style={style!r})\n"
-    done = subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", head + code], capture_output=True, text=True, check=True, timeout=HANGS_S
+    )
     assert done.stdout == ""
     return done.stderr.splitlines()
 

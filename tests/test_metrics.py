@@ -7,6 +7,7 @@ import urllib.request
 import pytest
 
 from gramserve.metrics import SPECS, Metrics
+from tests.waiting import HANGS_S
 
 
 def _read(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -60,14 +61,14 @@ def test_the_port_shows_all_metrics_and_closes_again() -> None:
     metrics.count("tiles", 2)
     port = metrics.serve("127.0.0.1", 0)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=HANGS_S) as answer:
             text = answer.read().decode()
     finally:
         metrics.close()
     assert "gramserve_tiles_total 2.0" in text
     assert "process_cpu_seconds_total" in text
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=HANGS_S)
 
 
 def test_a_gauge_shows_nothing_before_it_has_a_value() -> None:

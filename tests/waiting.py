@@ -10,12 +10,15 @@ from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
+HANGS_S = 120.0
+"""A guard against hanging, and nothing else: far longer than what works takes on the busiest machine."""
+
 
 @overload
-async def until(predicate: Callable[[], Awaitable[T]], timeout_s: float = 30.0, what: str = "") -> T: ...
+async def until(predicate: Callable[[], Awaitable[T]], timeout_s: float = HANGS_S, what: str = "") -> T: ...
 @overload
-async def until(predicate: Callable[[], T], timeout_s: float = 30.0, what: str = "") -> T: ...
-async def until(predicate: Callable[[], Any], timeout_s: float = 30.0, what: str = "") -> Any:
+async def until(predicate: Callable[[], T], timeout_s: float = HANGS_S, what: str = "") -> T: ...
+async def until(predicate: Callable[[], Any], timeout_s: float = HANGS_S, what: str = "") -> Any:
     """The first truthy value of `predicate`; fails the test after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while True:

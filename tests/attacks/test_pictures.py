@@ -36,7 +36,7 @@ async def test_every_attack_is_refused_by_name_and_every_neighbour_is_served(
                 peak = max(peak, psutil.Process(pid).memory_info().rss)
             return (await bench.snapshot()).live == 0
 
-        await until(over, 120, "all slides ended")
+        await until(over, what="all slides ended")
         restarts = worker.metrics.registry.get_sample_value("gramserve_child_restarts_total")
     outcomes = await bench.outcomes()
     attacked = {name: outcomes[2 * index] for index, name in enumerate(names)}

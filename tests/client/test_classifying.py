@@ -20,7 +20,7 @@ from gramserve.v1.slide_batch_pb2 import Image, SlideSource
 from gramserve.v1.slide_pb2 import Slide
 from tests.client.desk import IMPATIENT, serving
 from tests.gateway.stack import Stack, new_request_id
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 GRAMSERVE = str(Path(sys.executable).with_name("gramserve"))
 SOURCE = SlideSource(slide_id="S-1", images=[Image(content=b"pixels")])
@@ -66,7 +66,7 @@ async def test_a_slide_is_called_with_small_fields_inside_and_large_ones_uploade
     assert [image.WhichOneof("source") for image in source.images] == ["content", "sha256"]
     assert await stack.objects.get(layout.slide_path("north", source.images[1].sha256)) == bytes(2 << 20)
     async with stack.worker.working():
-        slide = await client.classify_slide(source, model="models/gram", timeout_s=20.0)
+        slide = await client.classify_slide(source, model="models/gram", timeout_s=HANGS_S)
     assert (slide.slide_id, slide.call.findings[0].label) == ("S-1", "GNR")
 
 
@@ -77,19 +77,18 @@ async def test_fields_go_inside_only_as_long_as_they_make_no_large_message(clien
 
 
 async def test_after_the_deadline_the_error_names_the_batch(stack: Stack, client: GramserveClient) -> None:
+    call = asyncio.create_task(client.classify_slide(SOURCE, model="models/gram"))
+    await until(lambda: _stat_waits(stack))
+    stack.deadline_passes()
     with pytest.raises(DeadlineExceeded) as caught:
-        await client.classify_slide(SOURCE, model="models/gram", timeout_s=1.0)
+        await call
     assert caught.value.reason is Reason.EXPIRED
     assert (await client.get_batch(caught.value.metadata["slide_batch"])).completion_stats.total_count == 1
 
 
 async def test_a_client_that_gives_up_cancels_the_slide(stack: Stack, client: GramserveClient) -> None:
     task = asyncio.create_task(client.classify_slide(SOURCE, model="models/gram"))
-
-    async def waits() -> bool:
-        return (await stack.queue.depth()).ready_stat == 1
-
-    await until(waits)
+    await until(lambda: _stat_waits(stack))
     task.cancel()
 
     async def gone() -> bool:
@@ -97,6 +96,10 @@ async def test_a_client_that_gives_up_cancels_the_slide(stack: Stack, client: Gr
 
     await until(gone)
     assert await stack.worker.lease() == []
+
+
+async def _stat_waits(stack: Stack) -> bool:
+    return (await stack.queue.depth()).ready_stat == 1
 
 
 async def test_a_service_that_is_away_is_asked_again_with_the_same_request_id() -> None:
@@ -133,7 +136,9 @@ async def test_the_command_shows_the_call_of_each_slide_and_says_when_one_has_no
 
     async def gramserve(*more: str) -> subprocess.CompletedProcess[str]:
         command = [GRAMSERVE, "classify", *more, *words]
-        return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+        return await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, timeout=HANGS_S, check=False
+        )
 
     async with stack.worker.working():
         shown = await gramserve(*paths, "--output", str(tmp_path / "calls.jsonl"))

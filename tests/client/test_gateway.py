@@ -15,7 +15,7 @@ from gramserve.v1.slide_batch_service_pb2 import WatchSlideBatchResponse
 from gramserve.v1.slide_pb2 import Slide
 from tests.faults.proxy import fault_proxy
 from tests.gateway.stack import Stack, new_request_id, slides
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 
 async def test_a_batch_is_created_watched_and_read(stack: Stack, client: GramserveClient) -> None:
@@ -74,7 +74,7 @@ async def test_a_watch_survives_restarts_of_the_gateway_without_gap_or_repeat(
         await until(lambda expected=number + 1: len(done()) == expected)
         if number % 2:
             await stack.restart(listen=listen)
-    await asyncio.wait_for(watching, 20)
+    await asyncio.wait_for(watching, HANGS_S)
     assert sorted(done()) == list(range(6))
     assert events[-1].slide_batch.state == SlideBatch.STATE_SUCCEEDED
 
@@ -88,7 +88,7 @@ async def test_failed_slides_are_retried_and_watched_to_the_new_end(stack: Stack
     assert again.retry_round == 1
     waiting = asyncio.create_task(client.wait_for_batch(batch.name))
     await stack.worker.drain()
-    assert (await asyncio.wait_for(waiting, 20)).state == SlideBatch.STATE_SUCCEEDED
+    assert (await asyncio.wait_for(waiting, HANGS_S)).state == SlideBatch.STATE_SUCCEEDED
 
 
 async def test_a_batch_is_cancelled_once(client: GramserveClient) -> None:

@@ -71,7 +71,7 @@ class Night:
         await self._slides_of_all_kinds()
         await self._same_pixels_and_stat()
         await self._inference_requests()
-        await until(self._shadow_ran, 60, "the shadow ran its slides")
+        await until(self._shadow_ran, what="the shadow ran its slides")
         await self._optimizations()
         await self._work_is_held_up()
 
@@ -102,7 +102,7 @@ class Night:
         for number in range(WORKERS + 1):  # one at a time: a worker's first one is the beginning of its series
             slide = await self.client.inline_slide(f"stat-{number}", [coloured_file("GPR", 65 + number, 64)])
             await self.client.classify_slide(slide, model="models/gram")
-            await until(partial(self._stat_slides_seen, number + 1), 30, "the STAT slide is counted")
+            await until(partial(self._stat_slides_seen, number + 1), what="the STAT slide is counted")
 
     async def _stat_slides_seen(self, count: int) -> bool:
         return await self.prometheus.value('sum(gramserve_slide_seconds_count{priority="STAT"})') >= count
@@ -116,7 +116,7 @@ class Night:
                     return bool(await stub.ModelInfer(tile_request(tiles_of(["GNR", "GPR"])), timeout=30))
                 return False
 
-            await until(answered, 30, "the worker answers")
+            await until(answered, what="the worker answers")
 
     async def _shadow_ran(self) -> bool:
         return await self.prometheus.value('gramserve_shadow_slides_total{verdict="SAME"}') >= 50

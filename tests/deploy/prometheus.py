@@ -22,7 +22,7 @@ import yaml
 from tests.deploy.promql import RULES
 from tests.exposition import free_port
 from tests.sources import ROOT
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 # What Grafana puts in: a night of ten minutes, looked at closely.
 MACROS = {"$__range": "10m", "$__rate_interval": "30s", "$__interval": "30s", "$model": ".*"}
@@ -82,7 +82,7 @@ class Prometheus:
 
     def _read(self, path: str) -> bytes:
         try:
-            with urllib.request.urlopen(self._url + path, timeout=30) as answer:
+            with urllib.request.urlopen(self._url + path, timeout=HANGS_S) as answer:
                 data: bytes = answer.read()
                 return data
         except urllib.error.HTTPError as error:

@@ -20,6 +20,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from gramserve.metrics import SPECS
 from tests.deploy.promql import OTHERS, boards, named, panels, queries, recorded, rules, shown
 from tests.sources import ROOT
+from tests.waiting import HANGS_S
 
 GRAFANA = ROOT / "deploy/grafana"
 UNITS = {"short", "s", "bytes", "Bps", "reqps", "percentunit"}
@@ -92,7 +93,7 @@ PROVISIONED = {
 
 def test_the_committed_dashboards_are_those_of_the_code() -> None:
     command = [sys.executable, "deploy/grafana/generate.py", "--check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
 
 

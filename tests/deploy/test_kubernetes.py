@@ -22,6 +22,7 @@ from gramserve.settings import SharedSettings, load, table
 from inference_svc.settings import WorkerSettings
 from optimizer_svc.settings import OptimizerSettings
 from tests.sources import ROOT
+from tests.waiting import HANGS_S
 
 FOLDER = ROOT / "deploy/kubernetes"
 EXAMPLE = "overlays/example"
@@ -128,7 +129,7 @@ def rendered(folder: str) -> tuple[dict[str, Any], ...]:
         command = ["kustomize", "build", str(FOLDER / folder)]
     else:
         pytest.skip("there is neither kubectl nor kustomize here")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))
 

@@ -11,6 +11,7 @@ from cryptography import x509
 
 from gramserve.tls.authority import Authority
 from gramserve.tls.options import TlsOptions
+from tests.waiting import HANGS_S
 
 HOSTS = ("localhost", "127.0.0.1")
 
@@ -55,7 +56,7 @@ class Laboratory:
 def shown(port: int, context: ssl.SSLContext) -> x509.Certificate:
     """The certificate that the service at `port` shows; raises OSError when the handshake fails."""
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=HANGS_S) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
     ):
         der = secure.getpeercert(binary_form=True)

@@ -26,7 +26,7 @@ from gramserve.rpc.status import from_rpc_error
 from gramserve.v1 import optimization_pb2, optimizer_service_pb2, optimizer_service_pb2_grpc
 from tests.doors.callers import Callers, bearer
 from tests.rpc.conftest import NAME, Desk
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 GET = optimizer_service_pb2.GetOptimizationRequest(name="x")
 WATCH = optimizer_service_pb2.WatchOptimizationRequest(name="x")
@@ -202,7 +202,7 @@ async def test_a_revoked_token_is_refused_without_a_restart_and_others_go_on(doo
     ada, berta = (bearer(door.callers.tokens[name]) for name in ("ada", "berta"))
     assert await door.who(*ada) == "ada"
     door.callers.editor.revoke_token(door.callers.tokens["ada"].split("_")[1])
-    await until(lambda: door.refused(*ada), 10, "the revoked token is refused")
+    await until(lambda: door.refused(*ada), what="the revoked token is refused")
     assert (await door.refusal(*ada)).reason is Reason.TOKEN_EXPIRED
     assert await door.who(*berta) == "berta"
 
@@ -210,14 +210,14 @@ async def test_a_revoked_token_is_refused_without_a_restart_and_others_go_on(doo
 async def test_a_removed_principal_is_a_stranger_and_a_new_one_is_let_in(door: Door) -> None:
     ada = bearer(door.callers.tokens["ada"])
     door.callers.editor.remove("ada")
-    await until(lambda: door.refused(*ada), 10, "who was removed is refused")
+    await until(lambda: door.refused(*ada), what="who was removed is refused")
     assert (await door.refusal(*ada)).reason is Reason.UNAUTHENTICATED
     clara = bearer(door.callers.add("clara", [Role.AUDITOR]))
 
     async def let_in() -> bool:
         return not await door.refused(*clara)
 
-    await until(let_in, 10, "who was added is let in")
+    await until(let_in, what="who was added is let in")
 
 
 async def test_a_stream_ends_when_the_token_of_its_caller_does(door: Door) -> None:
@@ -233,7 +233,7 @@ async def test_a_stream_ends_when_the_token_of_its_caller_does(door: Door) -> No
     watch = aiter(door.stub.WatchOptimization(WATCH, metadata=ada))
     await anext(watch)
     door.callers.editor.revoke_token(door.callers.tokens["ada"].split("_")[1])
-    await until(lambda: door.refused(*ada), 10, "the revoked token is refused")
+    await until(lambda: door.refused(*ada), what="the revoked token is refused")
     more.set()
     with pytest.raises(grpc.aio.AioRpcError) as ended:
         await anext(watch)
@@ -257,9 +257,9 @@ async def test_a_stream_of_requests_ends_when_the_token_of_its_caller_does(door:
     door.desk.upload = take
     ada = bearer(door.callers.tokens["ada"])
     upload = door.stub.UploadFile(messages(), metadata=ada)
-    assert (await asyncio.wait_for(taken.get(), 10)).chunk == b"1"
+    assert (await asyncio.wait_for(taken.get(), HANGS_S)).chunk == b"1"
     door.callers.editor.revoke_token(door.callers.tokens["ada"].split("_")[1])
-    await until(lambda: door.refused(*ada), 10, "the revoked token is refused")
+    await until(lambda: door.refused(*ada), what="the revoked token is refused")
     more.set()
     with pytest.raises(grpc.aio.AioRpcError) as ended:
         await upload
@@ -284,10 +284,10 @@ async def test_a_broken_file_changes_nothing_and_is_told_until_it_is_mended(door
     good = door.callers.path.read_bytes()
     assert door.gauge() == 0
     door.callers.path.write_bytes(broken)
-    await until(lambda: door.gauge() == 1, 10, "the broken file is told")
+    await until(lambda: door.gauge() == 1, what="the broken file is told")
     assert await door.who(*ada) == "ada"
     door.callers.path.write_bytes(good)
-    await until(lambda: door.gauge() == 0, 10, "the mended file is told")
+    await until(lambda: door.gauge() == 0, what="the mended file is told")
     assert await door.who(*ada) == "ada"
 
 
@@ -295,14 +295,14 @@ async def looked_again(door: Door) -> None:
     """Until the directory has looked at the file twice more."""
     for _ in range(2):
         door.directory.looks.clear()
-        await asyncio.wait_for(door.directory.looks.wait(), 10)
+        await asyncio.wait_for(door.directory.looks.wait(), HANGS_S)
 
 
 async def test_a_file_that_is_gone_or_that_others_may_write_changes_nothing(door: Door) -> None:
     ada = bearer(door.callers.tokens["ada"])
     good = door.callers.path.read_bytes()
     door.callers.path.unlink()
-    await until(lambda: door.gauge() == 1, 10, "the missing file is told")
+    await until(lambda: door.gauge() == 1, what="the missing file is told")
     assert await door.who(*ada) == "ada"
     other = door.callers.folder / "other.yaml"
     other.write_bytes(b"principals: []\n")
@@ -313,7 +313,7 @@ async def test_a_file_that_is_gone_or_that_others_may_write_changes_nothing(door
     assert door.gauge() == 1
     other.write_bytes(good)
     other.rename(door.callers.path)
-    await until(lambda: door.gauge() == 0, 10, "the file is read again")
+    await until(lambda: door.gauge() == 0, what="the file is read again")
 
 
 async def test_a_call_without_a_rule_is_nobodys(tmp_path: Path) -> None:

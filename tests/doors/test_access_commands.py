@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
@@ -24,6 +24,7 @@ from gramserve.cli import app
 from gramserve.errors import GramserveError, InvalidInput, Unauthenticated
 from gramserve.metrics import Metrics
 from tests.doors.callers import DAY, Callers
+from tests.waiting import HANGS_S
 
 TOKEN = re.compile(r"gst_([0-9a-f]{12})_([0-9a-f]{64})")
 runner = CliRunner()
@@ -194,7 +195,6 @@ def test_a_file_that_cannot_be_understood_says_where_and_never_what(text: str, s
     assert "secret-stuff" not in wrong.value.message
 
 
-@settings(deadline=None)
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
 @example(b"principals: [{name: a, roles: [auditor], tokens: [{created: 2026-13-45}]}]")
 @example(b"!!bool maybe")
@@ -249,6 +249,6 @@ def test_the_file_keeps_its_mode_and_a_link_to_it_stays_a_link(access_file: Path
 def test_the_token_alone_goes_to_standard_output(access_file: Path) -> None:
     run("principals", "add", "lis", "--role", "submitter")
     command = [sys.executable, "-c", "from gramserve.cli import app; app()", "tokens", "create", "lis"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=HANGS_S)
     assert TOKEN.fullmatch(done.stdout.strip())
     assert "shown only now" in done.stderr

@@ -26,6 +26,7 @@ from gramserve.v1.upload_pb2 import UploadHeader
 from tests.doors.callers import Bearing, Callers
 from tests.gateway.stack import Stack, request
 from tests.services import redis_server
+from tests.waiting import HANGS_S
 
 NORTH, SOUTH = "laboratories/north", "laboratories/south"
 IMAGE = b"pixels of a patient in the north"
@@ -227,7 +228,7 @@ async def test_a_watch_ends_when_the_laboratory_is_not_its_callers_any_more(two:
                 pass
         return ended.value
 
-    error = await asyncio.wait_for(refusal(), 20)
+    error = await asyncio.wait_for(refusal(), HANGS_S)
     assert from_rpc_error(error).reason is Reason.PERMISSION_DENIED
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.names import parse_batch, parse_laboratory
@@ -15,7 +15,6 @@ PARTS = st.sampled_from(
 NAMES = st.one_of(st.text(max_size=80), st.lists(PARTS, max_size=7).map("/".join))
 
 
-@settings(deadline=None)
 @given(NAMES)
 @example("laboratories/north")
 @example("laboratories/north/slideBatches/b-0001")

@@ -18,6 +18,7 @@ from gramserve.store.objects import LocalObjects, ObjectStore
 from gramserve.v1.model_service_pb2 import GetModelRequest
 from tests.gateway.conftest import redis, stack
 from tests.gateway.stack import Stack, refused
+from tests.waiting import HANGS_S
 
 __all__ = ["redis", "stack"]
 STRANGER = Unauthenticated(Reason.UNAUTHENTICATED, "who are you")
@@ -43,7 +44,7 @@ async def test_a_flood_of_refused_calls_is_one_record_with_each_step(tmp_path: P
         while not noted:
             await asyncio.sleep(0)
         for _ in range(3):
-            await asyncio.wait_for(told.step(), 10)
+            await asyncio.wait_for(told.step(), HANGS_S)
     finally:
         flooding.cancel()
     await told.step()

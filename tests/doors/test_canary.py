@@ -36,7 +36,7 @@ from tests.artifacts import coloured_file, publish_tiny
 from tests.attacks.pictures import dicom
 from tests.e2e.running import GRAMSERVE, Up
 from tests.images.files import png_chunk
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 NAME = "Zyxwanda-Canaryfeather"
 LAB = "laboratories/north"
@@ -172,7 +172,7 @@ async def through_the_gateway(call: Caller, channel: grpc.aio.Channel, root: Pat
         found = [await api.GetSlideBatch(s.GetSlideBatchRequest(name=name)) for name in names]
         return all(batch.state >= b.SlideBatch.STATE_SUCCEEDED for batch in found)
 
-    await until(ended, 90, "both batches ended")
+    await until(ended, what="both batches ended")
     # The way out that is meant for it: who submitted the slides gets the names back.
     listed = await api.ListSlides(s.ListSlidesRequest(parent=names[0]))
     assert listed.slides[0].slide_id.startswith(NAME)
@@ -228,7 +228,7 @@ async def through_the_optimizer(call: Caller, channel: grpc.aio.Channel, root: P
             return True
         return False
 
-    await until(ended, 120, "the optimization failed")
+    await until(ended, what="the optimization failed")
 
 
 def optimization(checkpoint: str, data: str, labels: Any) -> Any:
@@ -290,11 +290,13 @@ async def test_a_name_is_found_nowhere_but_in_the_store(tmp_path: Path) -> None:
             await through_inference(call, inference)
             await through_the_optimizer(call, optimizer, root)
         command = [GRAMSERVE, "submit", str(root / f"{NAME}.png"), "--model", NAME, "--gateway", up.address("gateway")]
-        await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=False, env=os.environ)
+        await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, timeout=HANGS_S, check=False, env=os.environ
+        )
         metrics = []
         for port in range(METRICS_PORT, METRICS_PORT + 3):
             url = f"http://127.0.0.1:{port}/metrics"
-            metrics.append(await asyncio.to_thread(lambda url=url: urllib.request.urlopen(url, timeout=10).read()))
+            metrics.append(await asyncio.to_thread(lambda url=url: urllib.request.urlopen(url, timeout=HANGS_S).read()))
         redis = await in_redis(up)
         said = up.said
     folder = tmp_path / "up"

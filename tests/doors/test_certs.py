@@ -17,6 +17,7 @@ from gramserve.cli import app
 from gramserve.errors import AlreadyExists, InvalidInput, NotFound
 from gramserve.tls.authority import Authority, describe
 from tests.doors.laboratory import Laboratory
+from tests.waiting import HANGS_S
 
 runner = CliRunner()
 NAMES = ["ca", "client", "gateway", "optimizer", "redis", "worker"]
@@ -71,7 +72,7 @@ def test_a_service_is_known_by_its_name_on_this_machine_and_as_every_host(folder
 def test_openssl_finds_them_strictly_right(folder: Path, name: str, purpose: str) -> None:
     command = ["openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", str(folder / "ca.pem")]
     try:
-        subprocess.run([*command, str(folder / f"{name}.pem")], check=True, capture_output=True, timeout=30)
+        subprocess.run([*command, str(folder / f"{name}.pem")], check=True, capture_output=True, timeout=HANGS_S)
     except FileNotFoundError:
         pytest.skip("there is no openssl here")
 

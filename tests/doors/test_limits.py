@@ -27,7 +27,7 @@ from gramserve.v1 import optimization_pb2, optimizer_service_pb2, optimizer_serv
 from gramserve.v1 import slide_batch_service_pb2 as s
 from gramserve.v1.upload_pb2 import UploadHeader
 from tests.gateway.stack import LAB, STATE, Stack, refused, request
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 NAME = "gramserve.v1.OptimizerService"
 GET = optimizer_service_pb2.GetOptimizationRequest(name="x")
@@ -272,13 +272,13 @@ async def test_a_stream_that_drips_is_ended_too(exits: AsyncExitStack) -> None:
 
 
 async def test_a_slow_stream_that_brings_enough_is_heard_to_its_end(exits: AsyncExitStack) -> None:
-    made = await rig(exits, idle_s=0.3)
+    made = await rig(exits, idle_s=2.0)
     slow = made.stub.UploadFile()
-    for _ in range(8):
+    for _ in range(25):
         await slow.write(chunk(1024))
         await asyncio.sleep(0.1)
     await slow.done_writing()
-    assert (await slow).size_bytes == 8
+    assert (await slow).size_bytes == 25
 
 
 async def test_an_idle_reflection_stream_is_ended(exits: AsyncExitStack) -> None:
@@ -295,7 +295,7 @@ async def test_a_connection_that_never_becomes_one_is_closed(exits: AsyncExitSta
     made = await rig(exits)
     with socket.create_connection(("127.0.0.1", made.port)) as half_open:
         half_open.sendall(said)
-        half_open.settimeout(30)
+        half_open.settimeout(HANGS_S)
 
         def closed() -> bool:
             try:
@@ -324,7 +324,7 @@ async def test_headers_beyond_the_limit_are_refused(exits: AsyncExitStack) -> No
 
 
 async def test_an_idle_upload_goes_on_where_it_was(stack: Stack) -> None:
-    await stack.restart(stream_idle_s=0.3)
+    await stack.restart(stream_idle_s=2.0)
     data = bytes(9 * 2**20)
     sha256 = hashlib.sha256(data).hexdigest()
 

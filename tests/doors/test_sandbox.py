@@ -26,7 +26,7 @@ from optimizer_svc.process import JobProcess, job_environment
 from optimizer_svc.records import JobRecord
 from tests.doors import escapes
 from tests.inference.bench import LABORATORY, ROOT, Bench
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 LACKING = sandbox.missing()
 confined = pytest.mark.skipif(bool(LACKING), reason=f"this kernel lacks {' and '.join(LACKING)}")
@@ -62,7 +62,7 @@ def test_every_attempt_works_where_nothing_is_confined(tmp_path: Path) -> None:
     (store / "object").write_bytes(b"x")
     code = "import os\nfrom tests.doors import escapes\nescapes.try_all(os.getppid())"
     environment = {**os.environ, escapes.REPORT: str(tmp_path / "report"), escapes.STORE: str(store)}
-    subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True, timeout=HANGS_S)
     outcome = json.loads((tmp_path / "report").read_text())["report"]
     free = {"unix socket", "netlink", "program", "fork", "kill", "limits of the parent", "write", "remove", "rename"}
     assert free <= set(escaped(outcome))
@@ -118,7 +118,7 @@ async def test_cpu_time_without_end_fails_the_slide_with_its_reason(
     images = [await bench.field() for _ in range(4)]
     monkeypatch.setenv(POISON, images[1].sha256)
     await bench.submit(images, version)
-    async with bench.worker(slide_cpu_s=6.0, max_attempts=2):
+    async with bench.worker(slide_cpu_s=3.0, max_attempts=2):
         outcomes = await bench.ended()
     poison = outcomes.pop(1)
     assert poison.error is not None
@@ -140,8 +140,8 @@ async def test_cpu_time_is_counted_for_each_slide_anew(
     """A child that used more than the limit altogether lives on."""
     monkeypatch.setenv(HOOK, "tests.doors.test_sandbox:work_half_a_second")
     version = await bench.publish()
-    await bench.submit([await bench.field() for _ in range(16)], version)
-    async with bench.worker(children=1, slide_cpu_s=6.0, max_attempts=1) as worker:
+    await bench.submit([await bench.field() for _ in range(8)], version)
+    async with bench.worker(children=1, slide_cpu_s=3.0, max_attempts=1) as worker:
         outcomes = await bench.ended()
         assert worker.metrics.registry.get_sample_value("gramserve_child_restarts_total") == 0
     assert {outcome.state for outcome in outcomes.values()} == {SlideState.SUCCEEDED}
@@ -243,7 +243,7 @@ assert ctypes.get_errno() == errno.EPERM, ctypes.get_errno()
 assert libc.syscall(425, 8, 0) == -1  # io_uring could open sockets behind the filter
 assert ctypes.get_errno() == errno.ENOSYS
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=HANGS_S)
 
 
 def test_both_processors_refuse_the_same_calls() -> None:

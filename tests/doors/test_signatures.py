@@ -30,7 +30,7 @@ from tests.gateway.stack import Stack, refused
 from tests.inference.bench import Bench
 from tests.services import redis_server
 from tests.store.artifacts import FILES, draft
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 MANIFEST = b'{"model": "gram"}\n'
 
@@ -317,7 +317,7 @@ def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     configuration.write_text(f"directories.tokendir = {tmp_path / 'tokens'}\nobjectstore.backend = file\n")
     monkeypatch.setenv("SOFTHSM2_CONF", str(configuration))
     words = ["softhsm2-util", "--init-token", "--free", "--label", "lab", "--pin", "2468", "--so-pin", "8642"]
-    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    subprocess.run(words, check=True, capture_output=True, timeout=HANGS_S)
     library = pkcs11.lib(module)
     library.reinitialize()
     with library.get_token(token_label="lab").open(rw=True, user_pin="2468") as session:

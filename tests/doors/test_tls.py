@@ -22,7 +22,7 @@ from gramserve.tls.service import Tls
 from gramserve.v1 import optimizer_service_pb2, optimizer_service_pb2_grpc
 from tests.doors.laboratory import Laboratory, shown
 from tests.rpc.conftest import NAME, Desk
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ async def ask(channel: grpc.aio.Channel) -> str:
     """The answer of the service; raises what the client is told."""
     stub: Any = optimizer_service_pb2_grpc.OptimizerServiceStub(channel)
     request = optimizer_service_pb2.GetOptimizationRequest(name="x")
-    return str((await stub.GetOptimization(request, timeout=10)).name)
+    return str((await stub.GetOptimization(request, timeout=HANGS_S)).name)
 
 
 async def gets_in(port: int, options: TlsOptions) -> bool:

@@ -24,7 +24,7 @@ from gramserve.v1 import optimizer_service_pb2, optimizer_service_pb2_grpc
 from gramserve.v1.optimization_pb2 import Optimization
 from tests.doors.laboratory import Laboratory
 from tests.rpc.conftest import NAME
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 
 class Mirror(optimizer_service_pb2_grpc.OptimizerServiceServicer):
@@ -134,7 +134,7 @@ async def test_an_idle_connection_of_an_old_certificate_is_closed_at_the_next_ca
         def closed() -> bool:
             return old.get_state() is grpc.ChannelConnectivity.SHUTDOWN
 
-        await until(closed, 10)
+        await until(closed)
         await channel.close()
 
 
@@ -156,8 +156,8 @@ async def test_closing_a_client_ends_the_streams_of_all_its_certificates(laborat
         await stream.read()
         laboratory.authority.issue("client")
         await stub.GetOptimization(optimizer_service_pb2.GetOptimizationRequest(name="x"))
-        await asyncio.wait_for(channel.close(), 10)
-        await until(stream.done, 10)
+        await asyncio.wait_for(channel.close(), HANGS_S)
+        await until(stream.done)
 
 
 @pytest.mark.parametrize("secure", [True, False])

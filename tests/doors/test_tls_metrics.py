@@ -14,7 +14,7 @@ from gramserve.metrics import Metrics
 from gramserve.tls.https import MOST, HttpServer
 from gramserve.tls.service import Tls
 from tests.doors.laboratory import Laboratory, shown
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def laboratory(tmp_path: Path) -> Laboratory:
 
 
 def _scrape(port: int, context: ssl.SSLContext | None) -> bytes:
-    plain = socket.create_connection(("127.0.0.1", port), timeout=10)
+    plain = socket.create_connection(("127.0.0.1", port), timeout=HANGS_S)
     with context.wrap_socket(plain, server_hostname="127.0.0.1") if context else plain as connection:
         connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         answer = b""

@@ -19,6 +19,7 @@ from tests.doors.laboratory import Laboratory, shown
 from tests.e2e.running import GRAMSERVE, Up
 from tests.services import redis_server
 from tests.sources import ROOT
+from tests.waiting import HANGS_S
 
 SERVICES = {"gateway": "GATEWAY", "inference_svc": "WORKER", "optimizer_svc": "OPTIMIZER"}
 
@@ -46,7 +47,7 @@ async def _refusal(service: str, tmp_path: Path, **changes: str) -> str:
         }
         command = [sys.executable, "-m", service]
         done = await asyncio.to_thread(
-            subprocess.run, command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60
+            subprocess.run, command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S
         )
     assert done.returncode == 2, done.stderr
     said = [line for line in done.stderr.splitlines() if not line.startswith("{")]
@@ -111,7 +112,7 @@ async def _command(*words: str, **environment: str) -> subprocess.CompletedProce
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_S,
     )
 
 
@@ -169,7 +170,7 @@ async def _commands_get_in_with_a_certificate(laboratory: Laboratory, gateway: s
 
 def _turns_away(port: int, laboratory: Laboratory) -> bool:
     """Whether a caller without a certificate is hung up on; TLS 1.3 tells it with the first bytes of an answer."""
-    plain = socket.create_connection(("127.0.0.1", port), timeout=10)
+    plain = socket.create_connection(("127.0.0.1", port), timeout=HANGS_S)
     try:
         with laboratory.context().wrap_socket(plain, server_hostname="127.0.0.1") as secure:
             return secure.recv(1) == b""

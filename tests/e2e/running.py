@@ -54,7 +54,7 @@ class Up:
             assert self.process.poll() is None, self.said
             return "\nready\n" in self.said
 
-        await until(says_so, timeout_s=90)
+        await until(says_so)
 
     def address(self, service: str) -> str:
         """Where the gateway or optimizer listens."""

@@ -24,6 +24,7 @@ from gramserve.v1.slide_batch_pb2 import SlideBatch
 from tests.artifacts import coloured_file
 from tests.doors.laboratory import Laboratory
 from tests.e2e.running import running
+from tests.waiting import HANGS_S
 
 service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 STEPS = ["load", "fetch", "decode", "tile", "infer", "aggregate"]
@@ -169,7 +170,7 @@ def test_traces_are_off_by_default_and_then_nothing_that_delivers_is_loaded() ->
         # redis-py loads the SDK by itself where it is installed.
         "assert not {'gramserve.tracing.otlp', 'opentelemetry.exporter'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANGS_S)
 
 
 def test_spans_leave_this_machine_encrypted_only() -> None:

@@ -21,7 +21,7 @@ from gramserve.v1.slide_batch_service_pb2 import WatchSlideBatchResponse
 from gramserve.v1.slide_pb2 import Slide
 from tests.artifacts import coloured_file
 from tests.e2e.running import GRAMSERVE, Up, running
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 SLIDES = 60
 PATIENCE = Patience(total_s=60.0, longest_wait_s=0.5)
@@ -95,9 +95,9 @@ async def test_I1_I2_I8_every_slide_ends_with_one_result_and_is_told_once_after(
         batch = await submit(client)
         events: list[WatchSlideBatchResponse] = []
         watching = asyncio.create_task(keep(client.watch_batch(batch.name), events))
-        await until(lambda: sum(event.slide.state == Slide.STATE_SUCCEEDED for event in events) >= 5, timeout_s=30)
+        await until(lambda: sum(event.slide.state == Slide.STATE_SUCCEEDED for event in events) >= 5)
         await WOUNDS[wound](up)
-        await asyncio.wait_for(watching, 90)
+        await asyncio.wait_for(watching, HANGS_S)
         told_without_gap_or_repeat(events)
         await every_slide_has_one_result(client, up, batch)
 
@@ -114,7 +114,12 @@ async def test_slides_go_in_and_calls_come_out_by_the_command_line(tmp_path: Pat
 
         async def command(*words: str) -> tuple[int, str]:
             done = await asyncio.to_thread(
-                subprocess.run, [GRAMSERVE, *words, *gateway], capture_output=True, text=True, timeout=60, check=False
+                subprocess.run,
+                [GRAMSERVE, *words, *gateway],
+                capture_output=True,
+                text=True,
+                timeout=HANGS_S,
+                check=False,
             )
             return done.returncode, done.stdout + done.stderr
 

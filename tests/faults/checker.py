@@ -12,7 +12,7 @@ from typing import Any
 from gramserve.queue import Event
 from gramserve.store.records import BatchRecord, FinalRecord, SlideState
 from tests.faults.harness import Site, key_of
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 _ENDS = {"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"}
 _TAG = "{gs:slides}"
@@ -50,7 +50,7 @@ class Found:
         assert not self.broken, "\n".join(self.broken)
 
 
-async def check(site: Site, *, gapless: bool = True, timeout_s: float = 60.0) -> Found:
+async def check(site: Site, *, gapless: bool = True, timeout_s: float = HANGS_S) -> Found:
     """Waits until every accepted batch has ended, then `inspect`s; fails the test unless everything holds."""
     await site.ended(timeout_s=timeout_s)
     found = await inspect(site, gapless=gapless)
@@ -180,7 +180,7 @@ async def _events(
         snapshot = await site.queue.snapshot(key)
         return snapshot is None or bool(snapshot.finished)
 
-    await until(finished, 20, f"Redis was told of the end of {key}")
+    await until(finished, what=f"Redis was told of the end of {key}")
     events = await _all_events(site, key)
     if not events:
         if gapless:

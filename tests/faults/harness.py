@@ -30,7 +30,7 @@ from tests.artifacts import publish_tiny
 from tests.faults import points
 from tests.faults.engine import let_go, picture, runs
 from tests.sources import ROOT
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 LABORATORY = "north"
 LEASE_S = 2.0
@@ -62,7 +62,7 @@ class Service:
         """Whether the process has not ended."""
         return self.process.returncode is None
 
-    async def logged(self, event: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
+    async def logged(self, event: str, *, timeout_s: float = HANGS_S) -> dict[str, Any]:
         """The first line of the log with this event, waiting for it while the process lives."""
 
         def look() -> dict[str, Any] | None:
@@ -78,7 +78,7 @@ class Service:
         """A signal."""
         self.process.send_signal(number)
 
-    async def ended(self, *, timeout_s: float = 60.0) -> int:
+    async def ended(self, *, timeout_s: float = HANGS_S) -> int:
         """The exit status once it has ended; its log is complete then."""
         status = await asyncio.wait_for(self.process.wait(), timeout_s)
         await self._reading
@@ -90,7 +90,7 @@ class Service:
             self.process.kill()
         await self.ended()
 
-    async def term(self, *, timeout_s: float = 60.0) -> int:
+    async def term(self, *, timeout_s: float = HANGS_S) -> int:
         """SIGTERM; the exit status."""
         with suppress(ProcessLookupError):
             self.send(signal.SIGTERM)
@@ -248,7 +248,7 @@ class Site:
 
     async def held(self, image: bytes, *, times: int = 1) -> int:
         """Waits until a child began this picture `times` times; the process id of the last one."""
-        await until(lambda: len(self.runs(image)) >= times, 60, "a child began the slide")
+        await until(lambda: len(self.runs(image)) >= times, what="a child began the slide")
         return self.runs(image)[-1]
 
     # A client.
@@ -281,7 +281,7 @@ class Site:
         """The batch now."""
         return await self.usual.get_batch(name)
 
-    async def ended(self, *names: str, timeout_s: float = 60.0) -> list[SlideBatch]:
+    async def ended(self, *names: str, timeout_s: float = HANGS_S) -> list[SlideBatch]:
         """The batches (all accepted ones, if none is named) once each has its end."""
         found: list[SlideBatch] = []
         for name in names or tuple(self.accepted):

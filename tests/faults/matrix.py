@@ -16,6 +16,7 @@ from typing import Any
 from tests.faults.checker import Found, inspect
 from tests.faults.harness import Site
 from tests.sources import ROOT
+from tests.waiting import HANGS_S
 
 RESULTS = ROOT / "tests/faults/results.json"
 PUBLISHED = ROOT / "benchmarks/results/faults.json"
@@ -49,7 +50,7 @@ class Fault:
         self.handover_s.append(time.monotonic() - self._since_s)
         return self.handover_s[-1]
 
-    async def proved(self, site: Site, *, gapless: bool = True, timeout_s: float = 60.0) -> Found:
+    async def proved(self, site: Site, *, gapless: bool = True, timeout_s: float = HANGS_S) -> Found:
         """Waits for all batches to end, checks everything, keeps the row; fails the test for what is broken."""
         assert self.name, "call fault(name) first"
         assert self.injected, "a fault that was never injected proves nothing"

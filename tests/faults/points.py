@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 FOLDER = "GRAMSERVE_TEST_POINTS"
 Action = Literal["note", "wait", "kill", "term", "stop", "raise"]
@@ -109,7 +109,7 @@ class Points:
         path = self._path(point, "passed")
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
-    async def reached(self, point: str, *, times: int = 1, timeout_s: float = 60.0) -> int:
+    async def reached(self, point: str, *, times: int = 1, timeout_s: float = HANGS_S) -> int:
         """Waits until the point was passed `times` times in all; the process id of who was the last of these."""
         await until(lambda: self.passed(point) >= times, timeout_s, f"{point} reached {times} times")
         return self.passers(point)[times - 1]  # others may have passed since

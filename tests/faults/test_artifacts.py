@@ -72,7 +72,7 @@ async def test_I13_a_damaged_version_never_serves_and_the_one_before_goes_on(
     # Repaired, it serves without a restart.
     for name, data in whole_files.items():
         await site.objects.put(f"{new.name}/{name}", data)
-    await until(lambda: serves(worker, new), 60, "the repaired version serves")
+    await until(lambda: serves(worker, new), what="the repaired version serves")
     await site.client().retry_batch(hopeless)
     found = await fault.proved(site)
     fault.handed_over()

@@ -34,7 +34,7 @@ async def test_cancel_while_a_slide_waits_for_its_retry(site: Site, fault: Fault
     await site.worker(retry_delay_s=600)
     image = site.picture("raise")
     name = await site.create([image])
-    await until(lambda: _delayed(site), 30, "the slide is delayed")
+    await until(lambda: _delayed(site), what="the slide is delayed")
     await site.usual.cancel_batch(name)
     fault.inject()
     found = await fault.proved(site)
@@ -53,7 +53,7 @@ async def test_cancel_while_slides_run_and_wait_in_a_worker(site: Site, fault: F
     cancelling = await site.usual.cancel_batch(name)
     fault.inject()
     assert cancelling.state == STATE.STATE_CANCELLING
-    await until(lambda: _running_is(site, name, 1), 30, "what waited in the worker was given back")
+    await until(lambda: _running_is(site, name, 1), what="what waited in the worker was given back")
     site.let_go(held)
     found = await fault.proved(site)
     assert found.ended["SUCCEEDED"] == 1 + sum(bool(site.runs(image)) for image in others)
@@ -71,7 +71,7 @@ async def test_cancel_between_a_result_and_its_completion(site: Site, fault: Fau
     name = await site.create(site.pictures("ok"))
     await site.points.reached(point)
     if point == "worker.completed":
-        await until(lambda: _running_is(site, name, 0), 30, "the slide is completed")
+        await until(lambda: _running_is(site, name, 0), what="the slide is completed")
         await site.ended(name)
         with pytest.raises(PreconditionFailed) as refused:
             await site.usual.cancel_batch(name)
@@ -152,7 +152,7 @@ async def test_cancel_of_a_retry_leaves_the_first_round_as_it_was(site: Site, fa
     await site.usual.cancel_batch(name)
     fault.inject()
     site.points.off("child.begun")
-    await until(lambda: _final(site, name, 1), 30, "round 1 has ended")
+    await until(lambda: _final(site, name, 1), what="round 1 has ended")
     found = await fault.proved(site)
     assert found.ended == {"SUCCEEDED": 2, "FAILED": 1}
     assert (await outcomes(site, name))[0].round == 1

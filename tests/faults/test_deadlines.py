@@ -64,7 +64,7 @@ async def test_I12_a_slide_that_waits_for_its_retry_when_the_deadline_passes_is_
     await site.worker(retry_delay_s=600)
     image, deadline = site.picture("raise", times=1), soon()
     await site.create([image], deliver_by=deadline)
-    await until(lambda: _delayed(site), 30, "the slide is delayed")
+    await until(lambda: _delayed(site), what="the slide is delayed")
     await passed(site, deadline)
     fault.inject()
     found = await fault.proved(site)
@@ -84,7 +84,7 @@ async def test_I12_what_runs_when_the_deadline_passes_is_delivered_and_what_wait
     name = await site.create(others, deliver_by=deadline)
     await passed(site, deadline)
     fault.inject()
-    await until(lambda: _expired_is(site, name, 5), 30, "all that waited expired")
+    await until(lambda: _expired_is(site, name, 5), what="all that waited expired")
     site.let_go(held)
     found = await fault.proved(site)
     assert found.ended == {"SUCCEEDED": 2, "EXPIRED": 5}
@@ -99,7 +99,7 @@ async def test_I12_a_slide_in_the_hands_of_a_child_does_not_begin_after_the_dead
 ) -> None:
     """No renewal tells the worker that the batch has expired before its child is free for the next slide."""
     fault("deadline passes: a slide waits in a child and the worker hears nothing", invariants="I12")
-    async with harness.site(tmp_path, session_redis, lease_s=60.0) as site:
+    async with harness.site(tmp_path, session_redis, lease_s=600.0) as site:
         await site.redis_client.flushall()
         await site.gateway()
         await worked(site)
@@ -107,7 +107,7 @@ async def test_I12_a_slide_in_the_hands_of_a_child_does_not_begin_after_the_dead
         await site.create([held])
         await site.held(held)
         await site.create([behind], deliver_by=deadline)
-        await until(lambda: _leased(site, 2), 30, "the worker has both")
+        await until(lambda: _leased(site, 2), what="the worker has both")
         site.points.at("worker.renewing", "wait", nth=0)
         await passed(site, deadline)
         fault.inject()

@@ -9,6 +9,7 @@ import pytest
 from gramserve.store.records import OutcomeRecord
 from tests.faults.harness import Service, Site, key_of
 from tests.faults.matrix import Fault
+from tests.waiting import HANGS_S
 
 WHEN = {
     "worker.leased": "before a slide starts",
@@ -41,7 +42,7 @@ def at_points(*points: str, short: set[str] = SHORT) -> pytest.MarkDecorator:
 async def first_to_end(*services: Service) -> tuple[Service, int]:
     """Whichever of the services ends, and its exit status; at least one must."""
     ends = {asyncio.create_task(service.ended()): service for service in services}
-    done, rest = await asyncio.wait(ends, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+    done, rest = await asyncio.wait(ends, timeout=HANGS_S, return_when=asyncio.FIRST_COMPLETED)
     for task in rest:
         task.cancel()
     await asyncio.gather(*rest, return_exceptions=True)

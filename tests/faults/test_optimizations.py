@@ -53,11 +53,11 @@ class Optimizers:
             except Unavailable:
                 return ""
 
-        return await until(look, 60, "the optimization was accepted")
+        return await until(look, what="the optimization was accepted")
 
     async def ended(self, name: str) -> Any:
         """The optimization once it has ended and Redis has nothing of it."""
-        done = await self.caller.ended(name, 60.0)
+        done = await self.caller.ended(name)
         redis: Any = self._site.redis_client
 
         async def drained() -> bool:
@@ -65,7 +65,7 @@ class Optimizers:
             sets = [await redis.zcard(f"{tag}:{name}") for name in ("ready", "leased", "delayed")]
             return not any(sets) and not await redis.keys(f"{tag}:entry:*")
 
-        await until(drained, 30, "Redis keeps nothing of it")
+        await until(drained, what="Redis keeps nothing of it")
         return done
 
 

@@ -82,7 +82,7 @@ async def test_I1_I11_redis_is_killed_again_and_again_while_slides_run(
                 batch = await site.get(name)
                 return batch.completion_stats.succeeded_count >= done or batch.state >= STATE.STATE_SUCCEEDED
 
-            await until(so_many_are_done, 60)
+            await until(so_many_are_done)
             assert site.redis.pid is not None
             os.kill(site.redis.pid, signal.SIGKILL)  # with what it had yet to write
             await until(lambda: not site.redis.alive)

@@ -20,7 +20,7 @@ from tests.faults import harness
 from tests.faults.harness import Service, Site, key_of
 from tests.faults.matrix import Fault
 from tests.faults.test_kills import outcomes
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 LOST = "lease lost; its work is thrown away"
 
@@ -177,16 +177,16 @@ async def test_a_watch_goes_on_without_gap_or_repeat_when_its_gateway_is_replace
     events: list[Any] = []
     watching = asyncio.create_task(_watch(site.client(), name, events.append))
     await site.held(held)
-    await until(lambda: len(events) >= 4, 30, "events came")
+    await until(lambda: len(events) >= 4, what="events came")
     gateway.send(number)
     await gateway.ended()
     fault.inject()
     seen = len(events)
     site.let_go(held)
     await site.gateway()
-    await until(lambda: len(events) > seen, 30, "events come again")
+    await until(lambda: len(events) > seen, what="events come again")
     fault.handed_over()
-    await asyncio.wait_for(watching, 60)
+    await asyncio.wait_for(watching, HANGS_S)
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     found = await fault.proved(site)
     assert found.ended == {"SUCCEEDED": 7}

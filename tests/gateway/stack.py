@@ -39,7 +39,7 @@ from gramserve.v1 import slide_batch_service_pb2 as s
 from gramserve.v1.image_service_pb2_grpc import ImageServiceStub
 from gramserve.v1.model_service_pb2_grpc import ModelServiceStub
 from gramserve.v1.slide_batch_service_pb2_grpc import SlideBatchServiceStub
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 LAB = "laboratories/north"
 STATE = b.SlideBatch.State
@@ -142,15 +142,25 @@ class Stack:
         assert self.app is not None
         return self.app.metrics.registry.get_sample_value(f"gramserve_{metric}_total", labels) or 0.0
 
+    async def lapse(self, lease: Lease) -> None:
+        """As if the time of `lease` were over."""
+        await self.command("ZADD", "{gs:slides}:leased", "XX", "1", lease.entry)
+
     async def create(self, count: int = 3, **fields: Any) -> b.SlideBatch:
         batch: b.SlideBatch = await self.api.CreateSlideBatch(request(count, **fields))
         return batch
+
+    def deadline_passes(self, after_s: float = HANGS_S) -> None:
+        """Calls that wait for a slide, later ones included, see a clock that is ahead by so much."""
+        assert self.app is not None
+        assert self.app._running is not None
+        self.app._running._classifier._monotonic = lambda: time.monotonic() + after_s
 
     async def get(self, name: str) -> b.SlideBatch:
         batch: b.SlideBatch = await self.api.GetSlideBatch(s.GetSlideBatchRequest(name=name))
         return batch
 
-    async def ended(self, name: str, timeout_s: float = 10.0) -> b.SlideBatch:
+    async def ended(self, name: str, timeout_s: float = HANGS_S) -> b.SlideBatch:
         """The batch, once it is terminal."""
 
         async def look() -> b.SlideBatch | None:
@@ -161,7 +171,7 @@ class Stack:
         assert found is not None
         return found
 
-    async def ended_in_spite_of_outages(self, name: str, timeout_s: float = 30.0) -> b.SlideBatch:
+    async def ended_in_spite_of_outages(self, name: str, timeout_s: float = HANGS_S) -> b.SlideBatch:
         """`ended`, while Redis comes and goes."""
 
         async def look() -> b.SlideBatch | None:

@@ -23,7 +23,7 @@ from gramserve.rpc.channel import open_channel
 from gramserve.v1 import slide_batch_service_pb2 as s
 from gramserve.v1.slide_batch_service_pb2_grpc import SlideBatchServiceStub
 from tests.gateway.stack import STATE, Stack, request
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 
 async def test_every_service_is_found_by_reflection(stack: Stack) -> None:
@@ -129,7 +129,7 @@ async def test_I14_a_gateway_ends_with_0_after_sigterm(tmp_path: Path, redis: Em
     process = await Process(stack, 0).start()
     assert await ready_port(process) > 0
     process.send_signal(signal.SIGTERM)
-    _, errors = await asyncio.wait_for(process.communicate(), 20)
+    _, errors = await asyncio.wait_for(process.communicate(), HANGS_S)
     assert process.returncode == 0
     assert b"Traceback" not in errors
     await stack.stop()
@@ -142,7 +142,7 @@ async def test_a_gateway_that_cannot_start_says_why_in_one_line_and_ends_with_2(
     process = Process(stack, 0)
     process.environment["GRAMSERVE_GATEWAY_LISTN"] = "x"
     started = await process.start()
-    _, errors = await asyncio.wait_for(started.communicate(), 20)
+    _, errors = await asyncio.wait_for(started.communicate(), HANGS_S)
     assert started.returncode == 2
     assert errors.decode().splitlines() == [
         "gateway: there is no setting GRAMSERVE_GATEWAY_LISTN; did you mean GRAMSERVE_GATEWAY_LISTEN?"
@@ -186,7 +186,7 @@ async def test_I1_a_killed_gateway_loses_no_slide_and_its_watcher_no_event(
     await stack.worker.drain()
     second = await process.start()
     await ready_port(second)
-    await asyncio.wait_for(following, 30)
+    await asyncio.wait_for(following, HANGS_S)
 
     sequences = [response.sequence for response in seen]
     assert sequences == list(range(1, len(seen) + 1))

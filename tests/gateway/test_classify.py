@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from gateway.classify import DEFAULT_S
 from gramserve.errors import Conflict, DeadlineExceeded, InvalidInput, Unavailable
 from gramserve.queue import Lease
 from gramserve.v1 import slide_batch_pb2 as b
@@ -16,7 +17,7 @@ from gramserve.v1 import slide_batch_service_pb2 as s
 from gramserve.v1.slide_pb2 import Slide
 from tests.gateway.stack import LAB, STATE, Stack, new_request_id, refused
 from tests.services import kill_9
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 PIXELS = b"encoded pixels"
 
@@ -26,7 +27,7 @@ def one(slide_id: str = "S-1", **fields: Any) -> s.ClassifySlideRequest:
     return s.ClassifySlideRequest(**{"parent": LAB, "slide": source, "model": "models/gram", **fields})
 
 
-def ask(stack: Stack, request: s.ClassifySlideRequest, timeout_s: float = 20.0) -> asyncio.Task[Slide]:
+def ask(stack: Stack, request: s.ClassifySlideRequest, timeout_s: float = HANGS_S) -> asyncio.Task[Slide]:
     async def call() -> Slide:
         slide: Slide = await stack.api.ClassifySlide(request, timeout=timeout_s)
         return slide
@@ -77,10 +78,10 @@ async def test_a_slide_that_fails_is_an_answer_too(stack: Stack) -> None:
 
 async def test_I3_repeats_and_concurrent_calls_with_one_request_id_are_one_slide(stack: Stack) -> None:
     request = one(request_id=new_request_id())
-    calls = [ask(stack, request, timeout_s) for timeout_s in (10.0, 15.0, 20.0)]
+    calls = [ask(stack, request, timeout_s) for timeout_s in (HANGS_S - 2, HANGS_S - 1, HANGS_S)]
     await stack.worker.finish(await leased(stack))
     answers = [await call for call in calls]
-    again = await ask(stack, request, 5.0)
+    again = await ask(stack, request)
     assert all(answer == again for answer in answers)
     assert len(stack.worker.ran) == 1
     assert await stack.worker.lease(1) == []
@@ -97,8 +98,9 @@ async def test_I3_another_payload_under_the_same_request_id_is_refused(stack: St
 
 async def test_the_deadline_names_the_batch_from_which_the_result_can_still_be_read(stack: Stack) -> None:
     request = one(request_id=new_request_id())
-    call = ask(stack, request, 2.0)
+    call = ask(stack, request, DEFAULT_S / 3)
     lease = await leased(stack)
+    stack.deadline_passes(DEFAULT_S / 3)
     code, error = await refused(call)
     assert code == grpc.StatusCode.DEADLINE_EXCEEDED
     assert isinstance(error, DeadlineExceeded)
@@ -110,9 +112,12 @@ async def test_the_deadline_names_the_batch_from_which_the_result_can_still_be_r
 
 async def test_I12_a_slide_that_has_not_begun_by_the_deadline_never_begins(stack: Stack) -> None:
     request = one(request_id=new_request_id())
-    code, error = await refused(ask(stack, request, 2.5))
+    call = ask(stack, request)
+    await until(lambda: _stat_waits(stack))
+    stack.deadline_passes()
+    code, error = await refused(call)
     assert (code, error.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED")
-    stack.clock.ahead_s = 60.0
+    stack.clock.ahead_s = 2 * HANGS_S
     batch = await stack.ended(error.metadata["slide_batch"])
     assert batch.state == STATE.STATE_EXPIRED
     assert await stack.worker.lease(1) == []
@@ -122,7 +127,7 @@ async def test_I12_a_slide_that_has_not_begun_by_the_deadline_never_begins(stack
 
 async def test_a_cancelled_call_cancels_a_slide_that_has_not_begun(stack: Stack) -> None:
     request = one(request_id=new_request_id())
-    call = stack.api.ClassifySlide(request, timeout=20.0)
+    call = stack.api.ClassifySlide(request, timeout=HANGS_S)
     await until(lambda: _stat_waits(stack))
     call.cancel()
     batch = await until(lambda: _the_batch_ended(stack))
@@ -135,7 +140,7 @@ async def test_a_cancelled_call_cancels_a_slide_that_has_not_begun(stack: Stack)
 
 async def test_a_cancelled_call_lets_a_slide_finish_that_runs(stack: Stack) -> None:
     request = one(request_id=new_request_id())
-    call = stack.api.ClassifySlide(request, timeout=20.0)
+    call = stack.api.ClassifySlide(request, timeout=HANGS_S)
     lease = await leased(stack)
     call.cancel()
     await until(lambda: _state(stack, resource(lease), STATE.STATE_CANCELLING))
@@ -145,7 +150,7 @@ async def test_a_cancelled_call_lets_a_slide_finish_that_runs(stack: Stack) -> N
 
 async def test_a_cancelled_call_does_not_touch_a_slide_that_another_call_waits_for(stack: Stack) -> None:
     request = one(request_id=new_request_id())
-    call = stack.api.ClassifySlide(request, timeout=20.0)
+    call = stack.api.ClassifySlide(request, timeout=HANGS_S)
     await until(lambda: _stat_waits(stack))
     other = ask(stack, request)
     await until(lambda: _asking(stack) == 2)
@@ -197,12 +202,12 @@ async def test_I1_a_redis_that_dies_costs_the_call_and_not_the_slide(stack: Stac
 
     async def once_more() -> Slide | None:
         try:
-            return await ask(stack, request, 10.0)
+            return await ask(stack, request)
         except grpc.aio.AioRpcError:
             return None
 
     async with stack.worker.working():
-        slide = await until(once_more, 30)
+        slide = await until(once_more)
     assert slide is not None
     assert slide.state == Slide.STATE_SUCCEEDED
 

@@ -158,7 +158,7 @@ async def test_I1_a_gateway_may_die_after(tmp_path: Path, redis: EmbeddedRedis, 
             answer = await stack.api.CreateSlideBatch(asked)
             assert answer.name == f"{LAB}/slideBatches/made-before"
         async with stack.worker.working():
-            ended = await stack.ended(f"{LAB}/slideBatches/made-before", timeout_s=60)
+            ended = await stack.ended(f"{LAB}/slideBatches/made-before")
         assert ended.state == STATE.STATE_SUCCEEDED
         assert ended.completion_stats.succeeded_count == 1200
         assert await stack.batches.recorded("north", "made-before", 0) == list(range(1200))

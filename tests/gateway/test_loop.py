@@ -6,7 +6,7 @@ import asyncio
 
 from gateway.loop import Loop
 from gramserve.errors import Reason, Unavailable
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 
 async def test_a_loop_survives_the_errors_of_its_step() -> None:
@@ -38,7 +38,7 @@ async def test_a_loop_ends_although_its_step_swallows_the_cancel() -> None:
     loop = Loop("test", step, 0.001)
     loop.start()
     await entered.wait()
-    await asyncio.wait_for(loop.stop(), 5)
+    await asyncio.wait_for(loop.stop(), HANGS_S)
 
 
 async def test_a_loop_that_never_started_can_be_stopped() -> None:

@@ -26,7 +26,7 @@ async def _when(port: int, reached: Any) -> Exposition:
         shown = await scrape(port)
         return shown if reached(shown) else None
 
-    found = await until(look, 10, "the gateway shows it")
+    found = await until(look, what="the gateway shows it")
     assert found is not None
     return found
 
@@ -66,7 +66,7 @@ async def test_a_slide_given_up_after_crashes_is_one_that_the_gateway_ended(stac
     await stack.create(1)
     lease = (await stack.queue.lease("a-worker-that-dies", 1, idle=True))[0]
     assert lease.index == 0
-    await stack.command("ZADD", "{gs:slides}:leased", "1", lease.entry)
+    await stack.lapse(lease)
     shown = await _when(port, lambda now: now.value("slides_ended_total", state="FAILED", reason="WORKER_CRASHED"))
     assert shown.value("slides_ended_total", state="FAILED", reason="WORKER_CRASHED") == 1
     assert shown.value("slides_quarantined_total") == 1

@@ -38,7 +38,7 @@ async def test_I1_every_slide_ends_once_although_redis_is_flushed_again_and_agai
         for done in (20, 50, 90):
             await until(lambda done=done: len(stack.worker.ran) >= done)  # type: ignore[misc]
             await stack.flush()
-        ended = await stack.ended(batch.name, 30)
+        ended = await stack.ended(batch.name)
 
     assert ended.state == STATE.STATE_SUCCEEDED
     assert ended.completion_stats.succeeded_count == 120
@@ -133,16 +133,18 @@ async def test_I8_a_slide_that_fell_out_of_the_queue_is_put_back(tmp_path: Path,
 
 
 async def test_I7_a_slide_that_takes_its_workers_with_it_is_quarantined(tmp_path: Path, redis: EmbeddedRedis) -> None:
-    stack = Stack(tmp_path, redis, lease_s=0.6, max_crashes=2)
+    stack = Stack(tmp_path, redis, max_crashes=2)
     await stack.publish()
-    await stack.start()
+    await stack.start(lease_s=1.0)  # for so long it reclaims nothing; the worker's leases are longer
     try:
         batch = await stack.create(2)
         poisoned = (await stack.worker.lease(1))[0]
         await stack.worker.drain()  # its neighbour finishes
         assert poisoned.crashes == 0
+        await stack.lapse(poisoned)
         again = await until(lambda: stack.worker.lease(1))
         assert (again[0].index, again[0].crashes, again[0].alone) == (poisoned.index, 1, True)
+        await stack.lapse(again[0])
         ended = await stack.ended(batch.name)
         assert ended.state == STATE.STATE_PARTIALLY_SUCCEEDED
         failed = (await slides_of(stack, batch.name))[poisoned.index]
@@ -156,12 +158,14 @@ async def test_I7_a_slide_that_takes_its_workers_with_it_is_quarantined(tmp_path
 async def test_I2_a_result_written_by_a_worker_that_died_then_wins_over_quarantine(
     tmp_path: Path, redis: EmbeddedRedis
 ) -> None:
-    stack = Stack(tmp_path, redis, lease_s=0.6, max_crashes=1)
+    stack = Stack(tmp_path, redis, max_crashes=1)
     await stack.publish()
-    await stack.start()
+    await stack.start(lease_s=1.0)  # for so long it reclaims nothing; the worker's leases are longer
     try:
         batch = await stack.create(1)
-        await stack.worker.record((await stack.worker.lease(1))[0])  # durable, but never completed
+        (lease,) = await stack.worker.lease(1)
+        await stack.worker.record(lease)  # durable, but never completed
+        await stack.lapse(lease)
         ended = await stack.ended(batch.name)
         assert (ended.state, ended.completion_stats.succeeded_count) == (STATE.STATE_SUCCEEDED, 1)
     finally:
@@ -186,7 +190,7 @@ async def test_I1_two_gateways_tend_one_batch_and_end_it_once(stack: Stack) -> N
         async with stack.worker.working():
             await until(lambda: len(stack.worker.ran) >= 20)
             await stack.flush()
-            first, second = await asyncio.gather(stack.ended(batch.name, 30), other.ended(batch.name, 30))
+            first, second = await asyncio.gather(stack.ended(batch.name), other.ended(batch.name))
         assert first.completion_stats.succeeded_count == 60
         assert first.output_info == second.output_info
         finished = [one.counted("batches_finished", state="SUCCEEDED") for one in (stack, other)]

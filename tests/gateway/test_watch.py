@@ -15,7 +15,7 @@ from gramserve.v1 import slide_batch_service_pb2 as s
 from gramserve.v1 import slide_pb2
 from gramserve.v1.slide_batch_service_pb2_grpc import SlideBatchServiceStub
 from tests.gateway.stack import CALL, STATE, Stack, refused
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 SLIDE = slide_pb2.Slide.State
 Response = s.WatchSlideBatchResponse
@@ -162,7 +162,7 @@ async def test_I1_a_watcher_learns_of_every_end_although_redis_lost_everything(s
     await until(lambda: sum(r.slide.state == SLIDE.STATE_SUCCEEDED for r in seen) == 12)
     await stack.flush()
     async with stack.worker.working():
-        await asyncio.wait_for(following, 20)
+        await asyncio.wait_for(following, HANGS_S)
 
     sequences = [r.sequence for r in seen]
     assert sequences == sorted(set(sequences))
@@ -199,7 +199,7 @@ async def test_a_slow_reader_holds_up_nobody_and_fills_no_memory(stack: Stack) -
             await stack.queue.complete(lease, stack.worker.name, "SUCCEEDED")
 
         await asyncio.gather(*map(finish, leases))
-    await stack.ended(batch.name, 30)
+    await stack.ended(batch.name)
 
     # A reader with a small window: what is under way to it is little, so what is kept for it would show.
     window = [("grpc.http2.lookahead_bytes", 65_536), ("grpc.http2.bdp_probe", 0)]

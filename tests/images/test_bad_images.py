@@ -177,7 +177,7 @@ def test_messages_name_the_numbers_and_no_file():
         decode(png_bomb(), LIMITS)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from([JPEG, PNG, TIFF, tiff(RGB, tile=32), tiff(RGB, big=True)]),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),

@@ -13,6 +13,7 @@ from gramserve.errors import GramserveError, InvalidInput, NotFound, Reason, Sli
 from gramserve.images.open import ReferenceOpener
 from gramserve.store.objects import open_store
 from gramserve.store.records import ImageRecord
+from tests.handles import open_below
 
 DATA = b"pixels"
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -206,11 +207,10 @@ def test_no_error_repeats_the_reference_or_a_path(opener, root, tmp_path):
 
 
 def test_open_files_are_closed(opener, root):
-    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
         opener.fetch("lab", ImageRecord(uri=f"{root}/field.jpg"))
         refused(lambda: opener.fetch("lab", ImageRecord(uri=f"{root}/day 1")))
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_below(root) == []
 
 
 class TestManifests:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gramserve.images.tiles import Box, tile_boxes
@@ -33,7 +33,6 @@ def test_a_field_narrower_than_a_tile_gets_smaller_tiles():
     assert tile_boxes(250, 100, contract()) == [Box(0, 0, 100, 100), Box(100, 0, 100, 100), Box(150, 0, 100, 100)]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(8, 200), st.integers(0, 300))
 def test_a_grid_covers_every_pixel_with_square_tiles_inside_the_field(width, height, tile_px, max_single_px):
     covered = np.zeros((height, width), bool)

@@ -24,6 +24,7 @@ from gramserve.store.manifest import Preprocessing
 from gramserve.store.objects import open_store
 from gramserve.store.records import ImageRecord
 from inference_svc.pictures import Pictures
+from tests.handles import open_below
 from tests.images.files import picture, real_path
 
 GLASS = (238, 240, 236)
@@ -303,7 +304,6 @@ def test_a_slide_over_the_limit_is_too_large_and_nothing_stays_open(tmp_path):
     with (tmp_path / "big.tif").open("r+b") as file:
         file.truncate((1 << 30) + 1)  # no byte of it takes room
     write_pyramid(tmp_path / "slide.tif", 600, 400, painter(picture(600, 400)))
-    before = len(list(Path("/proc/self/fd").iterdir()))
     assert refusal(tmp_path, tmp_path / "big.tif") is Reason.IMAGE_TOO_LARGE
     assert pictures(tmp_path, tmp_path / "slide.tif") == [(600, 400, 1)]
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_below(tmp_path) == []

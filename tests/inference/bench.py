@@ -22,7 +22,7 @@ from gramserve.store.registry import Registry, Resolved
 from inference_svc.app import App
 from inference_svc.settings import WorkerSettings
 from tests.artifacts import coloured_file, publish_tiny
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 LABORATORY = "lab-1"
 DUE_S = 1_900_000_000.0
@@ -134,7 +134,7 @@ class Bench:
         return snapshot
 
     async def ended(
-        self, batch: str = "b1", *, timeout_s: float = 40.0, sweep: bool = False
+        self, batch: str = "b1", *, timeout_s: float = HANGS_S, sweep: bool = False
     ) -> dict[int, OutcomeRecord]:
         """The outcomes when every slide has ended in the queue; the counts agree. `sweep` does what a gateway does."""
 
@@ -170,7 +170,7 @@ class Bench:
             taken += found.requeued + len(found.condemned)
             return taken >= slides
 
-        await until(enough, 30)
+        await until(enough)
         return condemned
 
     # Telling children what to do: see tests/inference/hooks.py.
@@ -224,7 +224,7 @@ class Bench:
             "retry_delay_s": 0.05,
             "poll_s": 0.1,
             "model_poll_s": 0.1,
-            "stop_grace_s": 10.0,
+            "stop_grace_s": HANGS_S,
         }
         return WorkerSettings(**values | changes)
 
@@ -234,7 +234,7 @@ class Bench:
         app = App(self.settings(**changes))
         await app.start()
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(HANGS_S):
                 await app.ready()
             yield app
         finally:
@@ -279,7 +279,7 @@ class WorkerProcess:
             self.log.append(json.loads(line))
 
     async def logged(self, event: str) -> dict[str, Any]:
-        return await until(lambda: next((line for line in self.log if line["event"] == event), None), 60)
+        return await until(lambda: next((line for line in self.log if line["event"] == event), None))
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

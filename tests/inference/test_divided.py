@@ -22,6 +22,7 @@ from inference_svc.pictures import Pictures
 from inference_svc.protocol import RunSlide
 from inference_svc.whole import TooLargeForOne, WholeSlides
 from tests.artifacts import tiny_artifact
+from tests.handles import open_below
 from tests.images.files import picture
 
 
@@ -100,9 +101,8 @@ def test_an_undivided_slide_that_changes_while_it_is_read_fails_too(path, pictur
 
 def test_nothing_stays_open_once_it_is_closed(path, pictures, artifact):
     whole = WholeSlides(pictures, shard_tiles=300)
-    before = len(list(Path("/proc/self/fd").iterdir()))
     for work in parts_of(path, whole, pictures, artifact):
         whole.read(work, artifact)
-    assert len(list(Path("/proc/self/fd").iterdir())) > before
+    assert str(path) in open_below(path.parent)
     whole.close()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_below(path.parent) == []

@@ -22,7 +22,7 @@ from gramserve.store.records import ImageRecord
 from inference_svc import lending
 from inference_svc.lending import BorrowedObjects, Lender, names
 from inference_svc.protocol import Combine, LoadModel, RunSlide
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 SHA256, OTHER, KEY = "a" * 64, "b" * 64, "c" * 64
 SLIDE = RunSlide(7, "north", (ImageRecord(sha256=SHA256),), "models/gram/versions/1", "d" * 64, reuse=KEY)
@@ -200,7 +200,7 @@ async def test_a_worker_without_room_for_a_handle_says_so_and_lends_again_later(
             await asyncio.sleep(0.05)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        ours.settimeout(1)
+        ours.settimeout(HANGS_S)
         assert await asyncio.to_thread(ours.recv, 1) == b"", "it hears at once, without an answer"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANGS_S):
         assert await counter.get("slides/x") == b"x"

@@ -72,32 +72,32 @@ def finished(number: int, seconds: float = 0.0) -> Finished:
 
 async def test_each_piece_of_work_has_its_whole_time_however_quick_those_before_it_were(line: Line) -> None:
     loop = asyncio.get_running_loop()
-    hearing = asyncio.create_task(line.hear(0.1))
+    hearing = asyncio.create_task(line.hear(1.0))
     (one, first), (two, second) = line.give(), line.give()
     line.say(Ready(), Started(one))
     began_s = loop.time()
-    await until(lambda: loop.time() > began_s + 0.05)
+    await until(lambda: loop.time() > began_s + 0.5)
     again_s = loop.time()
     line.say(finished(one), Started(two))
     await until(lambda: line.stub.killed_s)
-    assert line.stub.killed_s - again_s >= 0.1
+    assert line.stub.killed_s - again_s >= 1.0
     line.theirs.close()
     await hearing
-    await line.child.end(0.1)
+    await line.child.end(1.0)
     assert isinstance(first.ending.result(), Finished)
-    assert second.ending.result() == TimedOut(0.1)
+    assert second.ending.result() == TimedOut(1.0)
 
 
 async def test_the_time_to_start_ends_when_the_child_is_ready_whatever_it_says_with_that(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "START_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(process, "START_TIMEOUT_S", 0.5)
     loop = asyncio.get_running_loop()
     hearing = asyncio.create_task(line.hear(60.0))
     number, _ = line.give()
     line.say(Ready(), Started(number))
     came_s = loop.time()
-    await until(lambda: loop.time() > came_s + 0.1)
+    await until(lambda: loop.time() > came_s + 1.0)
     assert line.heard
     assert not line.stub.killed_s
     line.theirs.close()

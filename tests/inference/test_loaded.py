@@ -278,7 +278,7 @@ def test_the_memory_of_a_process_stays_bounded_while_versions_come_and_go() -> N
     assert max(len(versions) for versions, _ in shelf.told) >= 2
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     sizes=st.lists(st.integers(1, 120), min_size=4, max_size=4),
     steps=st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=6),

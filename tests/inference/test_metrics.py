@@ -48,7 +48,7 @@ async def _after_a_batch(bench: Bench) -> tuple[Exposition, int]:
         await bench.submit([await _tile(bench, "GNR", 62)], version, batch="b3", stat=True)
         await bench.ended("b3")
         # Counted by the parent after the slide was completed.
-        await until(lambda: _shows(port, "slides_called_total", 6), 10, "the last slide is counted")
+        await until(lambda: _shows(port, "slides_called_total", 6), what="the last slide is counted")
         return await scrape(port), 1 + 1 + 2 + 12 + 1
 
 
@@ -122,7 +122,7 @@ async def test_slides_that_a_person_must_look_at_are_counted_with_each_reason(be
     port = free_port()
     async with bench.process(metrics_port=port, children=1):
         await bench.ended()
-        await until(lambda: _shows(port, "slides_called_total", 3), 10, "the last slide is counted")
+        await until(lambda: _shows(port, "slides_called_total", 3), what="the last slide is counted")
         shown = await scrape(port)
     assert shown.value("slides_for_review_total", **GRAM) == 2
     assert shown.value("review_reasons_total", reason="LOW_CONFIDENCE") == 2
@@ -145,7 +145,7 @@ async def test_the_age_of_a_slide_that_hangs_grows(bench: Bench) -> None:
 
         first = await age()
         assert first > 0
-        assert await until(age, 5) > first
+        assert await until(age) > first
         bench.let_go(image)
         await bench.ended()
 

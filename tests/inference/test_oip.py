@@ -19,7 +19,7 @@ from gramserve.store.registry import Resolved
 from tests.artifacts import LABELS, coloured_file
 from tests.inference.bench import ROOT, Bench
 from tests.inference.oip import caller, image_request, output, refusal, tile_request, tiles_of
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 
 def _artifact(bench: Bench, version: Resolved) -> LoadedArtifact:
@@ -249,7 +249,7 @@ async def test_an_unmodified_triton_client_is_served(bench: Bench, tmp_path: Pat
         command = [sys.executable, "-c", TRITON, str(app.port), str(image)]
         process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
         try:
-            _, told = await asyncio.wait_for(process.communicate(), 60)
+            _, told = await asyncio.wait_for(process.communicate(), HANGS_S)
         finally:
             if process.returncode is None:
                 process.kill()

@@ -12,7 +12,7 @@ from gramserve.queue import EmbeddedRedis
 from gramserve.store.records import SlideState
 from tests.inference.bench import Bench
 from tests.inference.test_stopping import NOT_SERVING, SERVING, health
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 
 async def test_I11_after_a_killed_redis_it_consumes_again_and_health_follows(
@@ -65,7 +65,7 @@ async def test_a_worker_that_starts_before_redis_waits_for_it(own_redis: Embedde
     try:
         assert await health(app.port) == NOT_SERVING
         await own_redis.start()
-        await asyncio.wait_for(app.ready(), 30)
+        await asyncio.wait_for(app.ready(), HANGS_S)
         await bench.submit([await bench.field()], version)
         assert (await bench.ended())[0].state is SlideState.SUCCEEDED
     finally:
@@ -94,7 +94,7 @@ async def test_I1_after_flushall_the_rebuilt_batch_ends_with_one_outcome_for_eac
         async def all_there() -> bool:
             return len(await bench.outcomes()) == 12 and (await bench.snapshot()).live == 0
 
-        await until(all_there, 40)
+        await until(all_there)
         # A run whose lease was lost by the flush is thrown away when it ends.
         await until(lambda: len(worker.held) == 0)
     outcomes = await bench.outcomes()

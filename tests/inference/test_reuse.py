@@ -19,7 +19,7 @@ from tests.waiting import until
 async def kept(bench: Bench, image: ImageRecord, version: Resolved, specimen_type: str = "") -> Path:
     """The file in which the call of `image` is kept; waits for it."""
     path = bench.folder / "store" / reuse_path(LABORATORY, reuse_key(version.digest, [image], specimen_type))
-    await until(path.exists, 30, "the call is kept")
+    await until(path.exists, what="the call is kept")
     return path
 
 

@@ -156,7 +156,7 @@ async def test_a_nested_slide_that_takes_too_long_is_stopped_and_what_it_interru
 ) -> None:
     version = await bench.publish()
     routine, stat = await large_field(bench), await bench.field("GNR")
-    async with bench.worker(children=1, slide_timeout_s=2.0, max_attempts=1) as worker:
+    async with bench.worker(children=1, slide_timeout_s=4.0, max_attempts=1) as worker:
         await interrupted(bench, worker, version, routine, stat)
         urgent, interrupted_one = (await bench.ended("stat"))[0], (await bench.ended("routine"))[0]
     assert urgent.error is not None

@@ -9,7 +9,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.inference.bench import Bench
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 
 async def health(port: int, service: str = "") -> int:
@@ -17,7 +17,7 @@ async def health(port: int, service: str = "") -> int:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         try:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
+            answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=HANGS_S)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise
@@ -114,7 +114,7 @@ async def test_a_worker_that_is_asked_to_drain_finishes_and_ends(short_bench: Be
 async def test_an_idle_worker_that_is_asked_to_drain_ends(short_bench: Bench) -> None:
     async with short_bench.process(children=1, worker_id="tired") as worker:
         await short_bench.queue.drain("tired")
-        assert await asyncio.wait_for(worker.process.wait(), 20) == 0
+        assert await asyncio.wait_for(worker.process.wait(), HANGS_S) == 0
 
 
 async def test_starting_and_stopping_at_once_leaves_nothing_behind(bench: Bench) -> None:

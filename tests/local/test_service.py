@@ -17,7 +17,7 @@ from gramserve.errors import Unavailable
 from gramserve.local import tether
 from gramserve.local.service import Service, ServiceSpec
 from gramserve.local.stack import shares
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 SERVES = """
 import json, os, signal, sys, time
@@ -96,7 +96,7 @@ time.sleep(60)
         child = psutil.Process(int(parent.stdout.readline()))
         assert child.is_running()
         parent.kill()
-    gone, alive = psutil.wait_procs([child], timeout=10)
+    gone, alive = psutil.wait_procs([child], timeout=HANGS_S)
     assert gone or all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
 
 

@@ -27,7 +27,7 @@ from tests.e2e.running import GRAMSERVE
 from tests.gateway.stack import Stack, request
 from tests.night.statuses import night, worker
 from tests.services import redis_server
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 
 @pytest.fixture(autouse=True)
@@ -143,7 +143,7 @@ def command(stack: Stack, role: Role, *words: str) -> list[str]:
 
 async def said(stack: Stack, role: Role, *words: str) -> tuple[int, str, str]:
     done = await asyncio.to_thread(
-        subprocess.run, command(stack, role, *words), capture_output=True, text=True, timeout=60, check=False
+        subprocess.run, command(stack, role, *words), capture_output=True, text=True, timeout=HANGS_S, check=False
     )
     return done.returncode, done.stdout, done.stderr
 

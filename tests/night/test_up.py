@@ -14,6 +14,7 @@ from gramserve.client import GramserveClient
 from gramserve.v1.slide_batch_pb2 import SlideBatch
 from tests.artifacts import coloured_file
 from tests.e2e.running import GRAMSERVE, running
+from tests.waiting import HANGS_S
 
 
 async def test_the_report_says_of_a_night_what_the_gateway_says(tmp_path: Path) -> None:
@@ -31,7 +32,9 @@ async def test_the_report_says_of_a_night_what_the_gateway_says(tmp_path: Path) 
         assert final.state == SlideBatch.STATE_PARTIALLY_SUCCEEDED
         where = ("--store", str(up.folder / "store"), "--output", str(page))
         command = [GRAMSERVE, "report", "--night", _night_of(final), *where]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+        done = await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, timeout=HANGS_S, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert "3 accepted = 2 succeeded + 1 failed + 0 expired + 0 cancelled" in done.stdout
         status = await client.system_status()
@@ -54,7 +57,9 @@ def _night_of(batch: SlideBatch) -> str:
 
 async def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     command = [GRAMSERVE, "report", "--store", str(tmp_path / "typo"), "--output", str(tmp_path / "night.html")]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=HANGS_S, check=False
+    )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "nothing is stored in" in done.stderr
     assert list(tmp_path.iterdir()) == []

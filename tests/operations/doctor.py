@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from gramserve.cli import app
 from tests.sources import ROOT
+from tests.waiting import HANGS_S
 
 _RUN = "from gramserve.cli import app; app()"
 
@@ -60,7 +61,7 @@ async def doctor(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    output, errors = await asyncio.wait_for(process.communicate(), 120)
+    output, errors = await asyncio.wait_for(process.communicate(), HANGS_S)
     assert process.returncode is not None
     return _said(process.returncode, output.decode(), errors.decode())
 

@@ -12,7 +12,7 @@ from tests.faults import checker
 from tests.faults.harness import STATE, Site
 from tests.services import redis_server
 from tests.sources import ROOT
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 
 def new_id() -> str:
@@ -27,7 +27,7 @@ async def gramserve(*words: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 120)
+    output, _ = await asyncio.wait_for(process.communicate(), HANGS_S)
     assert process.returncode == 0, output.decode()
     return output.decode()
 
@@ -98,7 +98,7 @@ async def test_I1_redis_is_lost_and_an_empty_one_takes_its_place(site: Site) -> 
     async def rebuilt() -> bool:
         return await site.queue.snapshot("/".join(name.split("/")[1::2])) is not None
 
-    await until(rebuilt, 60, "the gateway rebuilt the queue")
+    await until(rebuilt, what="the gateway rebuilt the queue")
     site.let_go(held)
     found = await checker.check(site, gapless=False)
     assert (found.ended, found.lost, found.duplicated) == ({"SUCCEEDED": 16}, 0, 0)

@@ -111,7 +111,7 @@ async def test_I15_releases_that_keep_the_queue_otherwise_refuse_each_other_and_
     async def succeeded() -> bool:
         return (await client.get_batch(batch.name)).state == STATE.STATE_SUCCEEDED
 
-    await until(succeeded, 60)
+    await until(succeeded)
 
 
 async def test_I15_a_store_of_another_release_is_refused_by_every_service(site: Site) -> None:

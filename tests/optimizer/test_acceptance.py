@@ -31,7 +31,7 @@ def with_errors(targets: Ints, **errors: int) -> Ints:
     return called
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(predictions, predictions)
 def test_identical_predictions_differ_by_nothing_and_are_accepted(called: Ints, targets: Ints) -> None:
     result = compare(called, called, targets, LABELS, Rules(allow_unproved=True))
@@ -42,7 +42,7 @@ def test_identical_predictions_differ_by_nothing_and_are_accepted(called: Ints, 
     assert result.accepted
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(predictions, predictions, predictions)
 def test_a_difference_is_the_difference_of_the_accuracies_in_every_class(one: Ints, two: Ints, targets: Ints) -> None:
     result = compare(one, two, targets, LABELS, Rules())
@@ -52,7 +52,7 @@ def test_a_difference_is_the_difference_of_the_accuracies_in_every_class(one: In
         assert recall.estimate == pytest.approx((two == targets)[of].mean() - (one == targets)[of].mean())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(predictions, predictions, predictions)
 def test_nothing_with_more_missed_organisms_or_gram_flips_is_ever_accepted(one: Ints, two: Ints, targets: Ints) -> None:
     result = compare(one, two, targets, LABELS, Rules(margin=1, recall_margin=1, allow_unproved=True))

@@ -136,7 +136,7 @@ def test_a_type_with_too_few_tiles_for_very_major_errors_is_not_laxer_than_all_t
 chances = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.floats(0.3, 0.999)), min_size=25, max_size=80)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(chances, st.floats(0.03, 0.4), st.floats(0.01, 0.3))
 def test_a_smaller_risk_never_lowers_the_threshold_and_a_kept_promise_is_kept(
     called: Called, risk: float, more: float

@@ -37,7 +37,7 @@ def test_without_discordant_pairs_the_interval_has_its_closed_form(total: int) -
     assert low == pytest.approx(-high, abs=1e-9)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pairs())
 def test_the_interval_holds_the_estimate_and_mirrors_when_the_classifiers_swap(case: tuple[int, int, int]) -> None:
     gained, lost, total = case
@@ -47,7 +47,7 @@ def test_the_interval_holds_the_estimate_and_mirrors_when_the_classifiers_swap(c
     assert mirrored == pytest.approx((-high, -low), abs=1e-8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs())
 def test_at_its_ends_the_score_statistic_is_z_with_the_likelihood_maximised_numerically(
     case: tuple[int, int, int],
@@ -106,7 +106,7 @@ def test_mcnemar_sees_a_difference_where_there_is_none_at_most_once_in_twenty(di
     assert sum(chance for a, b, chance in outcomes(60, share, share) if mcnemar(a, b) <= 0.05) <= 0.05
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(20, 500), st.integers(0, 10))
 def test_more_lost_tiles_never_raise_the_lower_end(total: int, lost: int) -> None:
     assert paired_interval(0, lost + 1, total)[0] <= paired_interval(0, lost, total)[0]

@@ -24,7 +24,7 @@ from gramserve.v1 import model_pb2, optimization_pb2, optimizer_service_pb2, opt
 from optimizer_svc.app import LANE, App
 from optimizer_svc.settings import OptimizerSettings
 from tests.services import redis_server_of_a_session
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 SCRIPTED = (sys.executable, "-m", "tests.optimizer_service.scripted_job")
 State = optimization_pb2.Optimization.State
@@ -153,11 +153,11 @@ class Caller:
         """The stream of its changes."""
         return self.stub.WatchOptimization(optimizer_service_pb2.WatchOptimizationRequest(name=name))
 
-    async def ended(self, name: str, timeout_s: float = 30.0) -> Any:
+    async def ended(self, name: str, timeout_s: float = HANGS_S) -> Any:
         """The optimization when it has ended."""
         return await self.when(name, lambda now: now.state in ENDED, timeout_s)
 
-    async def when(self, name: str, reached: Callable[[Any], bool], timeout_s: float = 30.0) -> Any:
+    async def when(self, name: str, reached: Callable[[Any], bool], timeout_s: float = HANGS_S) -> Any:
         """The optimization when `reached` says so."""
 
         async def look() -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.optimizer_service.conftest import Bench, id_of
 from tests.optimizer_service.test_crashes import service_process
+from tests.waiting import HANGS_S
 
 # A job in the background of a shell is started with Ctrl-C ignored; a person at a terminal never is.
 HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -32,14 +33,14 @@ async def _says(process: Process, words: str) -> str:
     assert process.stderr is not None
     said = ""
     while words not in said:
-        line = await asyncio.wait_for(process.stderr.readline(), 60)
+        line = await asyncio.wait_for(process.stderr.readline(), HANGS_S)
         assert line, said
         said += line.decode()
     return said
 
 
 async def _end(process: Process) -> tuple[int | None, str, str]:
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    out, err = await asyncio.wait_for(process.communicate(), HANGS_S)
     return process.returncode, out.decode(), err.decode()
 
 

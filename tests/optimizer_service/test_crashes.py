@@ -16,7 +16,7 @@ from gramserve.rpc.status import from_status
 from gramserve.store.registry import Registry
 from optimizer_svc.app import LANE
 from tests.optimizer_service.conftest import Bench, Caller, State, gone, id_of
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 
 async def test_I7_a_job_that_crashes_three_times_is_given_up_and_the_next_one_runs(
@@ -77,14 +77,14 @@ async def service_process(bench: Bench) -> AsyncIterator[Service]:
     try:
         port = 0
         while not port:
-            line = await asyncio.wait_for(process.stderr.readline(), 30)
+            line = await asyncio.wait_for(process.stderr.readline(), HANGS_S)
             entry = json.loads(line)
             port = entry.get("port", 0) if entry["event"] == "ready" else 0
         yield Service(process, port)
     finally:
         if process.returncode is None:
             process.terminate()
-            assert await asyncio.wait_for(process.wait(), 20) == 0
+            assert await asyncio.wait_for(process.wait(), HANGS_S) == 0
         await process.stderr.read()
 
 
@@ -111,7 +111,7 @@ async def test_I14_after_SIGTERM_the_job_is_handed_over_at_once(bench: Bench) ->
             created = await caller.create("waits_once")
             await caller.started(created.name)
         service.process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(service.process.wait(), 20) == 0
+        assert await asyncio.wait_for(service.process.wait(), HANGS_S) == 0
     async with bench.queue() as queue:
         assert (await queue.depth()).ready_routine == 1
 
@@ -154,7 +154,7 @@ async def test_I5_a_service_that_lost_its_lease_kills_the_job_and_writes_nothing
     pid = int((bench.folder / "work" / optimization / "run" / "pid").read_text())
     redis = connect(bench.redis.url)
     await redis.zadd(f"{{gs:{LANE}}}:leased", {f"{optimization}/000000": 1}, xx=True)  # as if its time were over
-    other = Queue(redis, LANE, lease_s=60.0)
+    other = Queue(redis, LANE, lease_s=600.0)
     await other.reclaim("other")
     (lease,) = await other.lease("other", 1, idle=True)
     await gone(pid)
@@ -170,7 +170,7 @@ async def test_I5_a_service_that_lost_its_lease_kills_the_job_and_writes_nothing
 
 
 async def test_I4_a_job_that_takes_longer_than_its_lease_keeps_it(bench: Bench) -> None:
-    async with bench.service(lease_s=0.6) as caller:
+    async with bench.service(lease_s=1.5) as caller:
         created = await caller.create("waits")
         await caller.started(created.name)
         async with bench.queue() as queue:
@@ -180,7 +180,7 @@ async def test_I4_a_job_that_takes_longer_than_its_lease_keeps_it(bench: Bench) 
 
             async def renewed_far_beyond() -> bool:
                 now = await redis.zscore(f"{{gs:{LANE}}}:leased", f"{id_of(created.name)}/000000")
-                return now is not None and now > first + 2 * 600
+                return now is not None and now > first + 2 * 1500
 
             await until(renewed_far_beyond)
             assert (await queue.reclaim("other")).requeued == 0

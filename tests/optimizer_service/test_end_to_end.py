@@ -141,5 +141,5 @@ async def test_data_that_cannot_be_used_fails_typed(bench: Bench, folder: Path, 
             request.optimization.checkpoint.sha256 = (await caller.upload_whole(checkpoint)).sha256
             request.optimization.data.sha256 = (await caller.upload_whole(data)).sha256
             created = await answer(caller.stub.CreateOptimization(request))
-            done = await caller.ended(created.name, 60.0)
+            done = await caller.ended(created.name)
             assert from_status(done.error).reason is Reason.INVALID_DATASET, done.error

@@ -20,7 +20,7 @@ from optimizer_svc.stages import STAGE, Stages, forget
 from optimizer_svc.workspace import DONE, Kept, Workspace
 from tests.optimizer_service.conftest import Bench, Caller, State, answer, gone, id_of
 from tests.optimizer_service.test_crashes import service_process
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 PREFIX = "optimizations/opt-1/stages"
 KEY = {"of": "test"}
@@ -72,7 +72,7 @@ async def test_after_SIGTERM_the_stage_that_was_finished_last_is_in_the_store(be
         created = await caller.create("waits_after_a_stage")
         await caller.when(created.name, lambda now: now.progress.stage == "prune")
         service.process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(service.process.wait(), 20) == 0
+        assert await asyncio.wait_for(service.process.wait(), HANGS_S) == 0
     assert await _stage_is_in_the_store(bench, created.name)
 
 

@@ -21,6 +21,7 @@ from gramserve.settings import load
 from optimizer_svc.app import App
 from optimizer_svc.settings import OptimizerSettings
 from tests.optimizer_service.conftest import Bench
+from tests.waiting import HANGS_S, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +33,7 @@ def test_the_service_never_loads_torch_nor_anything_that_computes() -> None:
         "sys.exit(', '.join(heavy) or 0)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=HANGS_S, check=False
     )
     assert done.returncode == 0, done.stderr
 
@@ -99,13 +100,13 @@ async def test_I14_a_signal_ends_the_process_in_order(bench: Bench, number: sign
         *(sys.executable, "-m", "optimizer_svc"), env=_environment(bench), cwd=ROOT, stderr=asyncio.subprocess.PIPE
     )
     assert process.stderr is not None
-    ready = json.loads(await asyncio.wait_for(process.stderr.readline(), 30))
+    ready = json.loads(await asyncio.wait_for(process.stderr.readline(), HANGS_S))
     assert ready["event"] == "ready"
     assert ready["service"] == "optimizer"
     async with grpc.aio.insecure_channel(f"127.0.0.1:{ready['port']}") as channel:
-        await asyncio.wait_for(channel.channel_ready(), 10)
+        await asyncio.wait_for(channel.channel_ready(), HANGS_S)
     process.send_signal(number)
-    assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert await asyncio.wait_for(process.wait(), HANGS_S) == 0
     assert b"Traceback" not in await process.stderr.read()
 
 
@@ -123,7 +124,7 @@ def test_a_start_that_fails_is_one_line_and_exit_2(bench: Bench, more: dict[str,
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_S,
         check=False,
     )
     assert done.returncode == 2
@@ -138,7 +139,7 @@ async def test_metrics_are_shown_where_the_settings_say(bench: Bench) -> None:
         port = free.getsockname()[1]
     async with bench.service(metrics_port=port):
         url = f"http://127.0.0.1:{port}/metrics"
-        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read().decode())
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=HANGS_S).read().decode())
     assert "gramserve_queue_contact 1.0" in text
 
 
@@ -147,7 +148,6 @@ async def test_I11_readiness_follows_contact_with_redis(bench: Bench, tmp_path: 
 
     from gramserve.queue import EmbeddedRedis
     from tests.optimizer_service.conftest import State
-    from tests.waiting import until
 
     redis = EmbeddedRedis(tmp_path / "redis")
     await redis.start()

@@ -15,7 +15,7 @@ from gramserve.queue import EmbeddedRedis, Queue, connect
 from tests.queue.lane import Lane
 from tests.queue.lossy import lossy_network
 from tests.services import ServerKind, kill_9, redis_server
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 
 async def test_I2_a_command_whose_answer_is_lost_is_not_sent_again(
@@ -83,7 +83,7 @@ async def test_a_redis_that_stands_still_is_unavailable_soon_and_usable_as_soon_
         try:
             for _ in range(2):
                 with pytest.raises(Unavailable):
-                    await asyncio.wait_for(queue.lease("w1", 1, idle=True), 5)
+                    await asyncio.wait_for(queue.lease("w1", 1, idle=True), HANGS_S)
         finally:
             os.kill(server.pid, signal.SIGCONT)
 
@@ -108,7 +108,7 @@ async def test_I11_a_client_outlives_its_redis(kind: ServerKind, tmp_path: Path)
         await lane.queue.renew("w1", [lease])
         await kill_9(server)
         with pytest.raises(Unavailable):
-            await asyncio.wait_for(waiting, 10)
+            await asyncio.wait_for(waiting, HANGS_S)
         with pytest.raises(Unavailable):
             await lane.queue.renew("w1", [lease])
         await server.start()

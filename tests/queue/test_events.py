@@ -6,6 +6,10 @@ import asyncio
 
 from gramserve.queue import Queue
 from tests.queue.lane import Lane
+from tests.waiting import HANGS_S
+
+LONG_S = 10 * HANGS_S
+"""A wait that only its signal can end before the test fails."""
 
 
 async def test_events_tell_the_story_of_a_batch_in_order(lane: Lane, queue: Queue) -> None:
@@ -49,27 +53,27 @@ async def test_waiting_for_events_ends_with_the_next_one(lane: Lane, queue: Queu
     await lane.fill("lab/b", 1)
     last = (await lane.snapshot("lab/b")).last_sequence
     await queue.next_events("lab/b", 0, 1, 60)  # there are some already
-    waiting = [asyncio.create_task(queue.next_events("lab/b", last, 1, 60)) for _ in range(3)]
+    waiting = [asyncio.create_task(queue.next_events("lab/b", last, 1, LONG_S)) for _ in range(3)]
     await lane.lease_one()
-    await asyncio.wait_for(asyncio.gather(*waiting), 10)
+    await asyncio.wait_for(asyncio.gather(*waiting), HANGS_S)
 
 
 async def test_the_next_events_come_with_the_answer_that_was_waited_for(lane: Lane, queue: Queue) -> None:
     await lane.fill("lab/b", 2)
     last = (await lane.snapshot("lab/b")).last_sequence
     assert await queue.next_events("lab/b", 0, 100, 60) == await queue.events("lab/b", 0)
-    waiting = asyncio.create_task(queue.next_events("lab/b", last, 100, 60))
+    waiting = asyncio.create_task(queue.next_events("lab/b", last, 100, LONG_S))
     await lane.lease_one()
-    found = await asyncio.wait_for(waiting, 10)
+    found = await asyncio.wait_for(waiting, HANGS_S)
     assert found == (await queue.events("lab/b", last))[: len(found)]
     assert found
-    assert await asyncio.wait_for(queue.next_events("lab/b", last + 10, 100, 0.05), 10) == []
+    assert await asyncio.wait_for(queue.next_events("lab/b", last + 10, 100, 0.05), HANGS_S) == []
 
 
 async def test_waiting_for_events_ends_in_time_without_one(lane: Lane, queue: Queue) -> None:
     await lane.fill("lab/b", 1)
-    await asyncio.wait_for(queue.next_events("lab/b", 10, 1, 0.05), 10)
-    await asyncio.wait_for(queue.next_events("lab/unknown", 0, 1, 0.05), 10)
+    await asyncio.wait_for(queue.next_events("lab/b", 10, 1, 0.05), HANGS_S)
+    await asyncio.wait_for(queue.next_events("lab/unknown", 0, 1, 0.05), HANGS_S)
 
 
 async def test_a_watcher_that_leaves_breaks_nothing(lane: Lane, queue: Queue) -> None:
@@ -88,10 +92,10 @@ async def test_an_idle_worker_wakes_when_something_becomes_ready(lane: Lane, que
     await queue.wait_ready(60)  # it was rung before
     lease = await lane.lease_one()
     for wake in (queue.release([lease], "w1"), queue.drain("w1"), lane.fill("lab/b", 1)):
-        waiting = asyncio.create_task(queue.wait_ready(60))
+        waiting = asyncio.create_task(queue.wait_ready(LONG_S))
         await wake
-        await asyncio.wait_for(waiting, 10)
-    await asyncio.wait_for(queue.wait_ready(0.05), 10)
+        await asyncio.wait_for(waiting, HANGS_S)
+    await asyncio.wait_for(queue.wait_ready(0.05), HANGS_S)
 
 
 async def test_depth_says_how_long_the_next_slides_have_waited(lane: Lane, queue: Queue) -> None:

@@ -20,7 +20,7 @@ from tests.faults.checker import inspect
 from tests.queue.lane import Lane
 from tests.sentinels import encrypted_redis, watched_redis
 from tests.services import ServerKind
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 
 async def test_I11_the_queue_goes_on_with_the_replica_that_becomes_the_master(kind: ServerKind, tmp_path: Path) -> None:
@@ -36,14 +36,14 @@ async def test_I11_the_queue_goes_on_with_the_replica_that_becomes_the_master(ki
         await redis.names(first)
         await redis.kill(first)
         with pytest.raises(Unavailable):
-            await asyncio.wait_for(waiting, 30)
+            await asyncio.wait_for(waiting, HANGS_S)
 
         async def leased() -> list[Lease]:
             with suppress(Unavailable):
                 return await lane.queue.lease("w1", 1, idle=True)
             return []
 
-        again = await until(leased, 60, "a slide is leased from the new master")
+        again = await until(leased, what="a slide is leased from the new master")
         await redis.names(second)
         assert [found.index for found in again] == [1]
         await lane.queue.next_events("lab/b", 0, 1, 60)  # its other connection has found the new master, too

@@ -18,6 +18,7 @@ from gramserve.rpc.server import RpcServer
 from gramserve.tls.options import TlsOptions
 from gramserve.tls.service import Tls
 from tests.doors.laboratory import Laboratory
+from tests.waiting import HANGS_S
 
 
 @asynccontextmanager
@@ -72,7 +73,7 @@ async def _probe(environment: dict[str, str]) -> tuple[int, str]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=HANGS_S,
         )
         return done.returncode, done.stderr
 

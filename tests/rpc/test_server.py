@@ -17,7 +17,7 @@ from gramserve.rpc import options
 from gramserve.rpc.server import RpcServer
 from gramserve.v1 import optimizer_service_pb2
 from tests.rpc.conftest import GET, NAME, WATCH, Rig
-from tests.waiting import until
+from tests.waiting import HANGS_S, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -116,7 +116,7 @@ async def test_a_caller_that_hangs_up_cancels_its_call_on_the_server(rig: Rig) -
     call = asyncio.ensure_future(rig.get())
     await started.wait()
     call.cancel()
-    await asyncio.wait_for(rig.desk.cancelled.wait(), 10)
+    await asyncio.wait_for(rig.desk.cancelled.wait(), HANGS_S)
     await until(lambda: rig.counted(GET, "CANCELLED") == 1)
 
 
@@ -129,7 +129,7 @@ async def test_a_reader_that_hangs_up_cancels_its_stream_on_the_server(rig: Rig)
     call = rig.watch()
     await call.read()
     call.cancel()
-    await asyncio.wait_for(rig.desk.cancelled.wait(), 10)
+    await asyncio.wait_for(rig.desk.cancelled.wait(), HANGS_S)
     await until(lambda: rig.counted(WATCH, "CANCELLED") == 1)
 
 

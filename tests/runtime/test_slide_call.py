@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gramserve.calls import Call, Outcome, Quantity, ReviewReason, UnassessableReason
@@ -212,7 +212,6 @@ slides = st.text(alphabet=sorted(TILES), max_size=24)
 
 
 @given(slides, st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_the_order_of_tiles_never_changes_a_call(slide, random):
     order = list(range(len(slide)))
     random.shuffle(order)
@@ -231,7 +230,6 @@ RANKS = [None, Quantity.RARE, Quantity.FEW, Quantity.MODERATE, Quantity.MANY]
 
 
 @given(slides, st.sampled_from("npcs"))
-@settings(deadline=None)
 def test_one_more_tile_that_shows_a_class_never_takes_the_finding_away_nor_makes_it_less(slide, letter):
     label = next(iter(TILES[letter]))
     before = {finding.label: finding for finding in call(slide).findings}
@@ -242,7 +240,6 @@ def test_one_more_tile_that_shows_a_class_never_takes_the_finding_away_nor_makes
 
 
 @given(slides, st.integers(0, 23))
-@settings(deadline=None)
 def test_a_clearer_tile_never_lowers_the_probability_of_a_finding(slide, place):
     weak = slide[:place] + "w" + slide[place + 1 :]
     clear = slide[:place] + "n" + slide[place + 1 :]
@@ -252,7 +249,6 @@ def test_a_clearer_tile_never_lowers_the_probability_of_a_finding(slide, place):
 
 
 @given(slides)
-@settings(deadline=None)
 def test_no_slide_is_ever_called_from_too_little(slide):
     seen = call(slide)
     fit = [t for t in slide if t not in UNFIT]
@@ -268,7 +264,6 @@ def test_no_slide_is_ever_called_from_too_little(slide):
 
 
 @given(slides)
-@settings(deadline=None)
 def test_no_organism_is_ever_dropped_in_silence(slide):
     """Whatever shows on a tile that is fit to read is a finding, or a person looks, or a finding has the same look."""
     seen = call(slide)
@@ -280,12 +275,10 @@ def test_no_organism_is_ever_dropped_in_silence(slide):
 
 
 @given(st.integers(1, 5000), st.floats(1e-5, 0.2), st.sampled_from([0.001, 0.01, 0.05]))
-@settings(deadline=None)
 def test_one_more_tile_never_asks_for_more_than_one_more_tile_of_evidence(tiles, rate, risk):
     assert above_chance(tiles, rate, risk) <= above_chance(tiles + 1, rate, risk) <= above_chance(tiles, rate, risk) + 1
 
 
 @given(slides)
-@settings(deadline=None)
 def test_every_call_survives_json(slide):
     assert Call.from_json(call(slide).to_json()) == call(slide)

@@ -103,7 +103,7 @@ async def test_gateway_worker_and_children_hold_no_more_after_more_batches(site:
         return not grown
 
     with suppress(AssertionError):
-        await until(as_before, 20)
+        await until(as_before)
     assert grown == {}
 
 

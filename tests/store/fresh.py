@@ -7,6 +7,8 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator
 
+from tests.waiting import HANGS_S
+
 
 def in_python(script: str, *arguments: str) -> str:
     """What a fresh Python prints that runs `script`."""
@@ -15,7 +17,7 @@ def in_python(script: str, *arguments: str) -> str:
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_S,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -170,7 +170,7 @@ async def test_others_on_the_machine_cannot_read_slides(tmp_path: Path) -> None:
 segment = st.text("ab0-.", min_size=1, max_size=3).filter(lambda text: not text.startswith((".", "-")))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     names=st.lists(st.lists(segment, min_size=1, max_size=3).map("/".join), max_size=12, unique=True),
     after=st.one_of(st.just(""), st.lists(segment, min_size=1, max_size=4).map("/".join)),

@@ -119,7 +119,7 @@ def test_states_have_letters_and_ends() -> None:
     assert [state for state in BatchState if not state.terminal] == ["QUEUED", "RUNNING", "CANCELLING"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(), st.lists(st.text(), min_size=1, max_size=3), st.text())
 def test_any_text_survives(slide_id: str, uris: list[str], specimen_type: str) -> None:
     record = SlideRecord(0, slide_id, tuple(ImageRecord(uri=uri) for uri in uris), specimen_type)

@@ -61,7 +61,7 @@ async def test_I1_I3_a_batch_on_S3_ends_is_retried_and_survives_the_loss_of_redi
     assert await stack.worker.finish(lease)
     await stack.flush()
     async with stack.worker.working():
-        ended = await stack.ended(batch.name, timeout_s=30.0)
+        ended = await stack.ended(batch.name)
     assert ended.completion_stats.succeeded_count == 4
     output = f"batches/north/{batch.name.rpartition('/')[2]}/output/0"
     assert await paths(stack, output) == [

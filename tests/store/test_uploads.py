@@ -196,7 +196,7 @@ async def test_a_digest_is_64_hex_digits(objects: ObjectStore, digest: str) -> N
         slide_path("lab", digest)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     data=st.binary(max_size=60),
     part_bytes=st.integers(1, 70),
