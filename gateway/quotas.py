@@ -11,6 +11,7 @@ from gateway.names import BatchName
 from gramserve.errors import Exhausted, Reason
 from gramserve.queue import Queue
 from gramserve.store.batches import BatchStore
+from gramserve.store.codec import RecordCorrupt
 from gramserve.store.records import Priority
 
 RETRY_AFTER_S = 30.0
@@ -84,8 +85,14 @@ class Quotas:
         return sum(count is not None for count in live), sum(count or 0 for count in live)
 
     async def _live(self, name: BatchName, priority: Priority) -> int | None:
-        """Slides of a batch that have not ended; None for one of another priority, or that was never accepted."""
-        record = await self._batches.get_batch(name.laboratory, name.batch)
+        """Slides of a batch that have not ended; None for one of another priority, or that was never accepted.
+
+        None, too, for one whose record is damaged: it may not keep its laboratory from working.
+        """
+        try:
+            record = await self._batches.get_batch(name.laboratory, name.batch)
+        except RecordCorrupt:
+            return None
         if record is None or record.priority is not priority:
             return None
         snapshot = await self._queue.snapshot(name.key)

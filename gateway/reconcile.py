@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from gateway.names import BatchName
 from gateway.tend import Care, Tender
+from gramserve.errors import GramserveError, Reason
 from gramserve.queue import ContactWatch, Queue
 from gramserve.store.batches import BatchStore
 
@@ -40,7 +41,7 @@ class Reconciler:
         self._open[name] = self._anew(name)
 
     async def step(self) -> None:
-        """One look at every open batch."""
+        """One look at every open batch; what one of them raises is raised after that."""
         if self._monotonic() >= self._scan_at:
             async for laboratory, batch in self._batches.unfinished():
                 self.look_after(BatchName(laboratory, batch))
@@ -48,10 +49,20 @@ class Reconciler:
         if self._contact.restarts != self._restarts:  # what Redis wrote last before it went may be gone
             self._restarts = self._contact.restarts
             self._open = {name: replace(self._anew(name), audit=True) for name in self._open}
+        failure: Exception | None = None
         for name, care in list(self._open.items()):
+            try:
+                tended = await self._tender.tend(name, care)
+            except Exception as error:
+                if isinstance(error, GramserveError) and error.reason is Reason.QUEUE_UNAVAILABLE:
+                    raise
+                failure = failure or error  # of this batch alone, such as a damaged record
+                continue
             # Unless somebody called look_after meanwhile.
-            if not await self._tender.tend(name, care) and self._open.get(name) is care:
+            if not tended and self._open.get(name) is care:
                 del self._open[name]
+        if failure is not None:
+            raise failure
 
     def _anew(self, name: BatchName) -> Care:
         """Nothing remembered but what is shown until the next look."""
