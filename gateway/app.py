@@ -139,7 +139,14 @@ class _Running:
         views = Views(batches, rounds, queue, clock)
         placement, stopper = Placement(batches, rounds, queue, clock), Stopper(batches, queue, clock)
         tender = Tender(batches, rounds, queue, placement, stopper, metrics, stall_s=settings.stall_s, clock=clock)
-        reconciler = Reconciler(batches, queue, contact, tender, scan_interval_s=settings.scan_interval_s)
+        reconciler = Reconciler(
+            batches,
+            queue,
+            contact,
+            tender,
+            scan_interval_s=settings.scan_interval_s,
+            find_interval_s=settings.find_interval_s,
+        )
         purger = Purger(self._objects, settings.retention, audit, clock=clock)
         turns = Turns()
         finalizer = Finalizer(

@@ -80,7 +80,7 @@ class Quotas:
 
     async def _taken(self, laboratory: str, priority: Priority) -> tuple[int, int]:
         """The laboratory's open batches of a priority, and their slides that have not ended."""
-        names = {batch async for batch in self._batches.open_rounds.of(laboratory)}
+        names = {batch async for _, batch, _ in self._batches.open_rounds.marked(laboratory)}
         live = await asyncio.gather(*(self._live(BatchName(laboratory, batch), priority) for batch in names))
         return sum(count is not None for count in live), sum(count or 0 for count in live)
 

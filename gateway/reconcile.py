@@ -14,7 +14,11 @@ from gramserve.store.batches import BatchStore
 
 
 class Reconciler:
-    """Knows which batches are open. Every `scan_interval_s` it searches the store for those that others accepted."""
+    """Knows which batches are open: those that were accepted here, and others.
+
+    Every `find_interval_s` it looks for those that other gateways accepted, and every `scan_interval_s` it compares all
+    open batches with the queue.
+    """
 
     def __init__(
         self,
@@ -24,6 +28,7 @@ class Reconciler:
         tender: Tender,
         *,
         scan_interval_s: float,
+        find_interval_s: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._batches = batches
@@ -31,9 +36,11 @@ class Reconciler:
         self._contact = contact
         self._tender = tender
         self._scan_interval_s = scan_interval_s
+        self._find_interval_s = find_interval_s
         self._monotonic = monotonic
         self._open: dict[BatchName, Care] = {}
-        self._scan_at = float("-inf")
+        self._scan_at = self._find_at = float("-inf")
+        self._met: set[BatchName] = set()
         self._restarts = contact.restarts
 
     def look_after(self, name: BatchName) -> None:
@@ -46,6 +53,9 @@ class Reconciler:
             async for laboratory, batch in self._batches.unfinished():
                 self.look_after(BatchName(laboratory, batch))
             self._scan_at = self._monotonic() + self._scan_interval_s
+        if self._monotonic() >= self._find_at:
+            await self._find()
+            self._find_at = self._monotonic() + self._find_interval_s
         if self._contact.restarts != self._restarts:  # what Redis wrote last before it went may be gone
             self._restarts = self._contact.restarts
             self._open = {name: replace(self._anew(name), audit=True) for name in self._open}
@@ -63,6 +73,14 @@ class Reconciler:
                 del self._open[name]
         if failure is not None:
             raise failure
+
+    async def _find(self) -> None:
+        """Looks after what others accepted when it is met again: by then they have queued it, unless they died."""
+        marked = {BatchName(laboratory, batch) async for laboratory, batch, _ in self._batches.open_rounds.marked()}
+        strange = marked - self._open.keys()
+        for name in strange & self._met:
+            self.look_after(name)
+        self._met = strange
 
     def _anew(self, name: BatchName) -> Care:
         """Nothing remembered but what is shown until the next look."""
