@@ -17,6 +17,7 @@ from gramserve.store.audit import AuditLog
 from gramserve.store.purge import Purger
 from gramserve.store.retention import DAY_S, RetentionDays
 from gramserve.v1 import slide_batch_pb2 as b
+from gramserve.v1 import slide_batch_service_pb2 as s
 from tests.gateway.stack import STATE, Stack, refused
 from tests.waiting import until
 
@@ -108,6 +109,21 @@ async def test_what_is_damaged_stays_and_is_counted_and_keeps_nothing_else_from_
     assert await stack.objects.folders("batches/north") == ["aaaa", "bbbb", "cccc"]
     words = ["purge", "--store", stack.store_url, "--batches", "30", "--dry-run"]
     assert "damaged records passed over: 3" in (await asyncio.to_thread(CliRunner().invoke, app, words)).output
+
+
+async def test_I2_a_retry_whose_earlier_end_the_disk_lost_turns_no_result_into_a_loss(stack: Stack) -> None:
+    batch = await stack.create(3, batch_id="retried")
+    await stack.run(batch.name, failing=(1,))
+    final = layout.final_path("north", "retried", 0)
+    kept = await stack.objects.get(final)
+    await stack.api.RetrySlideBatch(s.RetrySlideBatchRequest(name=batch.name))
+    await stack.objects.delete(final)
+    await stack.worker.drain()
+    other = await stack.create(1)
+    assert (await stack.run(other.name)).state == STATE.STATE_SUCCEEDED  # long enough for the other one to end
+    assert await stack.batches.recorded("north", "retried", 1) == [1]
+    await stack.objects.put(final, kept)  # from a backup
+    assert (await stack.ended(batch.name)).completion_stats.succeeded_count == 3
 
 
 async def _ended_batch(stack: Stack, name: str) -> b.SlideBatch:
