@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from gateway.admission import Admission
 from gateway.models import Models
 from gateway.names import BatchName
-from gateway.placement import Placement
+from gateway.placement import Placement, accepted
 from gateway.quotas import Quotas
 from gateway.retention import check_kept
 from gateway.submission import Examiner, Identity, Submission, identify
 from gateway.turns import Turns
 from gramserve import tracing
-from gramserve.errors import AlreadyExists, Exhausted, Reason, Unavailable
+from gramserve.errors import AlreadyExists, Reason
 from gramserve.metrics import Metrics
 from gramserve.store import layout
 from gramserve.store.audit import AuditLog
@@ -186,18 +186,12 @@ class Creator:
     async def _place(self, record: BatchRecord, *, new: bool = False) -> None:
         """Queues a batch that the store has; whatever becomes of this, it is looked after from now on (I1)."""
         try:
-            if new:
-                self._metrics.count("slides_accepted", record.slide_count, priority=record.priority.value)
-                await self._placement.place_new(record)
-            else:
-                await self._placement.ensure(record)
-        except Exhausted as error:
-            # QUEUE_FULL promises that nothing was accepted, but the store has the batch and it will run.
-            raise Unavailable(
-                Reason.QUEUE_UNAVAILABLE,
-                "the batch is stored, but Redis is out of memory; repeat the request with the same request_id",
-                retry_after_s=error.retry_after_s,
-            ) from error
+            with accepted():
+                if new:
+                    self._metrics.count("slides_accepted", record.slide_count, priority=record.priority.value)
+                    await self._placement.place_new(record)
+                else:
+                    await self._placement.ensure(record)
         finally:
             self._on_accepted(BatchName(record.laboratory, record.batch))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from gateway.names import BatchName
 from gateway.rounds import Rounds
+from gramserve.errors import Exhausted, Reason, Unavailable
 from gramserve.queue import Queue
 from gramserve.store.batches import BatchStore
 from gramserve.store.records import BatchRecord, Priority
@@ -80,6 +82,19 @@ class Placement:
         snapshot = await self._queue.snapshot(name.key)
         if snapshot is None or snapshot.round != number or not snapshot.submitted:
             await self.restore(record)
+
+
+@contextmanager
+def accepted() -> Iterator[None]:
+    """For what the store has already: raises Unavailable where QUEUE_FULL would promise that nothing was accepted."""
+    try:
+        yield
+    except Exhausted as error:
+        raise Unavailable(
+            Reason.QUEUE_UNAVAILABLE,
+            "the slides are stored and will run, but Redis is out of memory; repeat with the same request_id",
+            retry_after_s=error.retry_after_s,
+        ) from error
 
 
 def due_s(record: BatchRecord, accepted_s: float) -> float:

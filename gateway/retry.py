@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.names import BatchName
-from gateway.placement import Placement
+from gateway.placement import Placement, accepted
 from gateway.quotas import Quotas
 from gateway.retention import check_kept
 from gateway.submission import check_request_id
@@ -60,7 +60,8 @@ class Retrier:
             if not (request_id and any(made.request_id == request_id for made in rounds)):
                 await self._begin(name, record, request_id, rounds[-1].round if rounds else 0)
             self._on_change(name)
-            await self._placement.ensure(record)
+            with accepted():
+                await self._placement.ensure(record)
         return await self._views.view(record)
 
     async def _begin(self, name: BatchName, record: BatchRecord, request_id: str, number: int) -> None:
