@@ -172,11 +172,12 @@ class _Running:
         quotas = Quotas(
             batches, queue, slides=settings.laboratory_queued_slides, batches_open=settings.laboratory_open_batches
         )
+        admission = Admission(queue, max_queued_slides=settings.max_queued_slides)
         creator = Creator(
             batches,
             models,
             Examiner(files, max_inline_slides=settings.max_inline_slides, clock=clock),
-            Admission(queue, max_queued_slides=settings.max_queued_slides),
+            admission,
             placement,
             metrics,
             clock=clock,
@@ -197,6 +198,7 @@ class _Running:
                 batches,
                 queue,
                 views,
+                admission,
                 placement,
                 turns,
                 clock=clock,

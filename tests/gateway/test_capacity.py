@@ -43,6 +43,19 @@ async def test_I10_a_full_queue_refuses_before_anything_is_written(stack: Stack)
     assert (await stack.api.CreateSlideBatch(asked)).state == STATE.STATE_QUEUED
 
 
+async def test_I10_a_full_queue_refuses_a_retry_too(stack: Stack) -> None:
+    await stack.restart(max_queued_slides=3)
+    batch = await stack.create(2)
+    await stack.run(batch.name, failing=(0, 1))
+    waiting = await stack.create(2)
+    retry = s.RetrySlideBatchRequest(name=batch.name)
+    code, error = await refused(stack.api.RetrySlideBatch(retry))
+    assert (code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.QUEUE_FULL)
+    assert (await stack.get(batch.name)).retry_round == 0
+    await stack.run(waiting.name)
+    assert (await stack.api.RetrySlideBatch(retry)).retry_round == 1
+
+
 async def test_I10_without_redis_a_create_is_unavailable_and_writes_nothing(stack: Stack) -> None:
     running = await stack.create(1)
     await stack.worker.drain()
