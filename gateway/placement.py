@@ -52,7 +52,7 @@ class Placement:
         progress = await self._rounds.progress(name, record, current)
         stop = await self._batches.get_stop(name.laboratory, name.batch, current.number)
         stopped_in_time = stop is not None and (record.deliver_by is None or stop.time < record.deliver_by)
-        await self._queue.open(
+        opened = await self._queue.open(
             name.key,
             round=current.number,
             total=record.slide_count,
@@ -66,7 +66,9 @@ class Placement:
         )
         if stopped_in_time:  # before there is a slide that could start
             await self._queue.cancel(name.key)
-        queued = await self._queue.submit(name.key, progress.remaining)
+        # Whoever opened it counts what had ended at that time: later than our look, where that was somebody else.
+        remaining = progress.remaining if opened else await self._rounds.remaining(name, current)
+        queued = await self._queue.submit(name.key, remaining)
         if stop is not None:
             await self._queue.cancel(name.key)
         elif record.deliver_by is not None and record.deliver_by <= self._clock():
