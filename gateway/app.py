@@ -139,7 +139,14 @@ class _Running:
         views = Views(batches, rounds, queue, clock)
         placement, stopper = Placement(batches, rounds, queue, clock), Stopper(batches, queue, clock)
         tender = Tender(batches, rounds, queue, placement, stopper, metrics, stall_s=settings.stall_s, clock=clock)
-        reconciler = Reconciler(batches, queue, contact, tender, scan_interval_s=settings.scan_interval_s)
+        reconciler = Reconciler(
+            batches,
+            queue,
+            contact,
+            tender,
+            scan_interval_s=settings.scan_interval_s,
+            find_interval_s=settings.find_interval_s,
+        )
         purger = Purger(self._objects, settings.retention, audit, clock=clock)
         turns = Turns()
         finalizer = Finalizer(
@@ -165,11 +172,12 @@ class _Running:
         quotas = Quotas(
             batches, queue, slides=settings.laboratory_queued_slides, batches_open=settings.laboratory_open_batches
         )
+        admission = Admission(queue, max_queued_slides=settings.max_queued_slides)
         creator = Creator(
             batches,
             models,
             Examiner(files, max_inline_slides=settings.max_inline_slides, clock=clock),
-            Admission(queue, max_queued_slides=settings.max_queued_slides),
+            admission,
             placement,
             metrics,
             clock=clock,
@@ -190,6 +198,7 @@ class _Running:
                 batches,
                 queue,
                 views,
+                admission,
                 placement,
                 turns,
                 clock=clock,

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from gateway.admission import Admission
 from gateway.models import Models
 from gateway.names import BatchName
-from gateway.placement import Placement
+from gateway.placement import Placement, accepted
 from gateway.quotas import Quotas
 from gateway.retention import check_kept
 from gateway.submission import Examiner, Identity, Submission, identify
 from gateway.turns import Turns
 from gramserve import tracing
-from gramserve.errors import AlreadyExists, Exhausted, Reason, Unavailable
+from gramserve.errors import AlreadyExists, Reason
 from gramserve.metrics import Metrics
 from gramserve.store import layout
 from gramserve.store.audit import AuditLog
@@ -134,13 +134,23 @@ class Creator:
     ) -> BatchRecord:
         batch = identity.batch or (_id_of(identity) if identity.request_id else self._new_id())
         # Beside each other: a batch is accepted by what is written next, and all of these are harmless without it.
-        made, _, record = await asyncio.gather(
+        record = dataclasses.replace(draft, batch=batch)
+        made, *written = await asyncio.gather(
             self._ask(identity, batch),
             self._keep_all(identity.laboratory, submission.contents),
-            self._prepare(dataclasses.replace(draft, batch=batch), submission, action),
+            self._prepare(record, submission, action),
+            return_exceptions=True,
         )
+        if isinstance(made, AlreadyExists) and not identity.batch:  # under an id of this payload, which never runs
+            await self._batches.forget(record.laboratory, batch)
+        if isinstance(made, BaseException):
+            raise made
+        for failure in written:
+            if isinstance(failure, BaseException):
+                raise failure
         if made != batch:  # a gateway that made its ids otherwise got as far as the request
-            record = await self._prepare(dataclasses.replace(draft, batch=made), submission, action)
+            record = dataclasses.replace(draft, batch=made)
+            await self._prepare(record, submission, action)
         kept = _same_batch(await self._batches.create_batch(record), identity)
         await self._place(kept, new=kept == record)
         return kept
@@ -154,12 +164,11 @@ class Creator:
         _check_same(made, identity)
         return made.batch
 
-    async def _prepare(self, record: BatchRecord, submission: Submission, action: Action) -> BatchRecord:
+    async def _prepare(self, record: BatchRecord, submission: Submission, action: Action) -> None:
         await asyncio.gather(
             self._batches.write_manifest(record.laboratory, record.batch, submission.slides),
             self._record(action, record),
         )
-        return record
 
     async def _record(self, action: Action, record: BatchRecord) -> None:
         name = BatchName(record.laboratory, record.batch)
@@ -177,18 +186,12 @@ class Creator:
     async def _place(self, record: BatchRecord, *, new: bool = False) -> None:
         """Queues a batch that the store has; whatever becomes of this, it is looked after from now on (I1)."""
         try:
-            if new:
-                self._metrics.count("slides_accepted", record.slide_count, priority=record.priority.value)
-                await self._placement.place_new(record)
-            else:
-                await self._placement.ensure(record)
-        except Exhausted as error:
-            # QUEUE_FULL promises that nothing was accepted, but the store has the batch and it will run.
-            raise Unavailable(
-                Reason.QUEUE_UNAVAILABLE,
-                "the batch is stored, but Redis is out of memory; repeat the request with the same request_id",
-                retry_after_s=error.retry_after_s,
-            ) from error
+            with accepted():
+                if new:
+                    self._metrics.count("slides_accepted", record.slide_count, priority=record.priority.value)
+                    await self._placement.place_new(record)
+                else:
+                    await self._placement.ensure(record)
         finally:
             self._on_accepted(BatchName(record.laboratory, record.batch))
 

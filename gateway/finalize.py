@@ -159,9 +159,11 @@ class Finalizer:
     async def _end(
         self, name: BatchName, record: BatchRecord, current: Round, snapshot: Snapshot, delivery: _Delivery
     ) -> FinalRecord:
-        stop = await self._batches.get_stop(name.laboratory, name.batch, current.number)
+        stops = [
+            await self._batches.get_stop(name.laboratory, name.batch, number) for number in range(current.number + 1)
+        ]
         counts = delivery.counts()
-        end, error = verdict(record, counts, stop)
+        end, error = verdict(record, counts, stops)
         digest = await delivery.writer.finish(record, counts)
         began = [time for time in (snapshot.first_start_s, delivery.first_start_s) if time is not None]
         wanted = FinalRecord(
@@ -188,7 +190,7 @@ class Finalizer:
         kept = await self._batches.finalize(name.laboratory, name.batch, wanted)
         if kept == wanted:
             self._metrics.count("batches_finished", state=end.value)
-            self._count_stopped(current, delivery, stop)
+            self._count_stopped(current, delivery, stops[-1])
         elif kept.manifest_digest != digest:
             # Another gateway was faster and saw less: what it recorded counts, so the files must say the same.
             theirs = await self._deliver(name, record, current, "", kept.slide_states)
@@ -237,11 +239,15 @@ class _Delivery:
         )
 
 
-def verdict(record: BatchRecord, counts: Counts, stop: StopRecord | None) -> tuple[BatchState, ErrorRecord | None]:
-    """The state of a batch that has ended, and why it is not a success."""
-    cause = stop.cause if stop else ""
+def verdict(
+    record: BatchRecord, counts: Counts, stops: Sequence[StopRecord | None]
+) -> tuple[BatchState, ErrorRecord | None]:
+    """The state of a batch that has ended, and why it is not a success; `stops` are those of all its rounds."""
+    cause = stops[-1].cause if stops[-1] else ""
     share = record.max_failed_ratio
-    if cause == "CANCELLED" or (counts.cancelled and cause != "TOO_MANY_FAILURES"):
+    # Slides that an earlier round did not run since too many failed were cancelled by nobody.
+    cancelled = counts.cancelled and {stop.cause for stop in stops if stop} != {"TOO_MANY_FAILURES"}
+    if cause == "CANCELLED" or cancelled:
         return BatchState.CANCELLED, ErrorRecord(Reason.CANCELLED.value, "the batch was cancelled")
     if cause == "TOO_MANY_FAILURES" or (share and counts.failed / counts.total > share):
         return BatchState.FAILED, ErrorRecord(

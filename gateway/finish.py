@@ -26,9 +26,13 @@ class Finisher:
         self._log = log.get()
 
     async def step(self) -> None:
-        """Begin with the batches that have drained; a large one does not keep a small one waiting."""
-        for key in await self._queue.drained(_TOGETHER * 2):
-            name = BatchName.from_key(key)
+        """Begin with the batches that have drained; a large one does not keep a small one waiting.
+
+        Those that could not be finished yet come last, so that they keep none waiting either.
+        """
+        names = [BatchName.from_key(key) for key in await self._queue.drained(_TOGETHER * 2 + len(self._late))]
+        self._late.intersection_update(names)
+        for name in sorted(names, key=self._late.__contains__):
             if name not in self._running and len(self._running) < _TOGETHER:
                 self._running[name] = asyncio.create_task(self._finish(name))
 
@@ -41,18 +45,18 @@ class Finisher:
 
     async def _finish(self, name: BatchName) -> None:
         try:
-            if not await self._finalizer.finalize(name):
+            if await self._finalizer.finalize(name):
+                self._late.discard(name)
+            else:
                 self._look_after(name)
+                self._note(name, "some of its slides have not ended")
         except Exception as error:
-            self._note(name, error)
-        else:
-            self._late.discard(name)
+            self._note(name, error.reason.value if isinstance(error, GramserveError) else log.describe(error))
         finally:
             del self._running[name]
 
-    def _note(self, name: BatchName, error: Exception) -> None:
+    def _note(self, name: BatchName, why: str) -> None:
         """Once for each batch: the next try follows at once."""
         if name not in self._late:
-            what = error.reason.value if isinstance(error, GramserveError) else log.describe(error)
-            self._log.warning("batch could not be finished yet", error=what)
+            self._log.warning("batch could not be finished yet", error=why)
         self._late.add(name)

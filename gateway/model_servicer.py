@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from gateway.approval import Approval
@@ -12,7 +12,7 @@ from gateway.models import Models
 from gateway.names import invalid
 from gateway.paging import decode_token, encode_token, page_size
 from gateway.shadow import Comparer
-from gramserve.errors import ArtifactInvalid, PreconditionFailed, Reason
+from gramserve.errors import ArtifactInvalid, NotFound, PreconditionFailed, Reason
 from gramserve.store.audit import AuditLog
 from gramserve.store.audit_record import Action
 from gramserve.store.messages import version_to_message
@@ -123,12 +123,17 @@ class ModelServicer(ModelServiceServicer):
         return shadow_to_message(found)
 
     async def _before(self, model: str, alias: str) -> dict[str, str]:
-        """What the audit record says of an alias that is about to move: the version that it leaves."""
+        """What the audit record says of an alias that is about to move: the version that it leaves, and its digest.
+
+        Without the digest where the version cannot be read: that is when it must be left.
+        """
         known = await self._registry.alias(model, alias)
         if known is None:
             return {"alias": alias}
-        _, digest = await self._registry.manifest(model, known.version)
-        return {"alias": alias, "version": str(known.version), "artifact": digest}
+        left = {"alias": alias, "version": str(known.version)}
+        with suppress(ArtifactInvalid, NotFound):
+            _, left["artifact"] = await self._registry.manifest(model, known.version)
+        return left
 
     async def _model(self, model: str) -> model_pb2.Model:
         versions = await self._models.versions(model)

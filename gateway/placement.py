@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from gateway.names import BatchName
 from gateway.rounds import Rounds
+from gramserve.errors import Exhausted, Reason, Unavailable
 from gramserve.queue import Queue
 from gramserve.store.batches import BatchStore
 from gramserve.store.records import BatchRecord, Priority
@@ -50,7 +52,7 @@ class Placement:
         progress = await self._rounds.progress(name, record, current)
         stop = await self._batches.get_stop(name.laboratory, name.batch, current.number)
         stopped_in_time = stop is not None and (record.deliver_by is None or stop.time < record.deliver_by)
-        await self._queue.open(
+        opened = await self._queue.open(
             name.key,
             round=current.number,
             total=record.slide_count,
@@ -64,7 +66,9 @@ class Placement:
         )
         if stopped_in_time:  # before there is a slide that could start
             await self._queue.cancel(name.key)
-        queued = await self._queue.submit(name.key, progress.remaining)
+        # Whoever opened it counts what had ended at that time: later than our look, where that was somebody else.
+        remaining = progress.remaining if opened else await self._rounds.remaining(name, current)
+        queued = await self._queue.submit(name.key, remaining)
         if stop is not None:
             await self._queue.cancel(name.key)
         elif record.deliver_by is not None and record.deliver_by <= self._clock():
@@ -80,6 +84,19 @@ class Placement:
         snapshot = await self._queue.snapshot(name.key)
         if snapshot is None or snapshot.round != number or not snapshot.submitted:
             await self.restore(record)
+
+
+@contextmanager
+def accepted() -> Iterator[None]:
+    """For what the store has already: raises Unavailable where QUEUE_FULL would promise that nothing was accepted."""
+    try:
+        yield
+    except Exhausted as error:
+        raise Unavailable(
+            Reason.QUEUE_UNAVAILABLE,
+            "the slides are stored and will run, but Redis is out of memory; repeat with the same request_id",
+            retry_after_s=error.retry_after_s,
+        ) from error
 
 
 def due_s(record: BatchRecord, accepted_s: float) -> float:

@@ -11,6 +11,7 @@ from gateway.names import BatchName
 from gramserve.errors import Exhausted, Reason
 from gramserve.queue import Queue
 from gramserve.store.batches import BatchStore
+from gramserve.store.codec import RecordCorrupt
 from gramserve.store.records import Priority
 
 RETRY_AFTER_S = 30.0
@@ -79,13 +80,19 @@ class Quotas:
 
     async def _taken(self, laboratory: str, priority: Priority) -> tuple[int, int]:
         """The laboratory's open batches of a priority, and their slides that have not ended."""
-        names = {batch async for batch in self._batches.open_rounds.of(laboratory)}
+        names = {batch async for _, batch, _ in self._batches.open_rounds.marked(laboratory)}
         live = await asyncio.gather(*(self._live(BatchName(laboratory, batch), priority) for batch in names))
         return sum(count is not None for count in live), sum(count or 0 for count in live)
 
     async def _live(self, name: BatchName, priority: Priority) -> int | None:
-        """Slides of a batch that have not ended; None for one of another priority, or that was never accepted."""
-        record = await self._batches.get_batch(name.laboratory, name.batch)
+        """Slides of a batch that have not ended; None for one of another priority, or that was never accepted.
+
+        None, too, for one whose record is damaged: it may not keep its laboratory from working.
+        """
+        try:
+            record = await self._batches.get_batch(name.laboratory, name.batch)
+        except RecordCorrupt:
+            return None
         if record is None or record.priority is not priority:
             return None
         snapshot = await self._queue.snapshot(name.key)

@@ -8,12 +8,17 @@ from dataclasses import replace
 
 from gateway.names import BatchName
 from gateway.tend import Care, Tender
+from gramserve.errors import GramserveError, Reason
 from gramserve.queue import ContactWatch, Queue
 from gramserve.store.batches import BatchStore
 
 
 class Reconciler:
-    """Knows which batches are open. Every `scan_interval_s` it searches the store for those that others accepted."""
+    """Knows which batches are open: those that were accepted here, and others.
+
+    Every `find_interval_s` it looks for those that other gateways accepted, and every `scan_interval_s` it compares all
+    open batches with the queue.
+    """
 
     def __init__(
         self,
@@ -23,6 +28,7 @@ class Reconciler:
         tender: Tender,
         *,
         scan_interval_s: float,
+        find_interval_s: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._batches = batches
@@ -30,9 +36,11 @@ class Reconciler:
         self._contact = contact
         self._tender = tender
         self._scan_interval_s = scan_interval_s
+        self._find_interval_s = find_interval_s
         self._monotonic = monotonic
         self._open: dict[BatchName, Care] = {}
-        self._scan_at = float("-inf")
+        self._scan_at = self._find_at = float("-inf")
+        self._met: set[BatchName] = set()
         self._restarts = contact.restarts
 
     def look_after(self, name: BatchName) -> None:
@@ -40,18 +48,39 @@ class Reconciler:
         self._open[name] = self._anew(name)
 
     async def step(self) -> None:
-        """One look at every open batch."""
+        """One look at every open batch; what one of them raises is raised after that."""
         if self._monotonic() >= self._scan_at:
             async for laboratory, batch in self._batches.unfinished():
                 self.look_after(BatchName(laboratory, batch))
             self._scan_at = self._monotonic() + self._scan_interval_s
+        if self._monotonic() >= self._find_at:
+            await self._find()
+            self._find_at = self._monotonic() + self._find_interval_s
         if self._contact.restarts != self._restarts:  # what Redis wrote last before it went may be gone
             self._restarts = self._contact.restarts
             self._open = {name: replace(self._anew(name), audit=True) for name in self._open}
+        failure: Exception | None = None
         for name, care in list(self._open.items()):
+            try:
+                tended = await self._tender.tend(name, care)
+            except Exception as error:
+                if isinstance(error, GramserveError) and error.reason is Reason.QUEUE_UNAVAILABLE:
+                    raise
+                failure = failure or error  # of this batch alone, such as a damaged record
+                continue
             # Unless somebody called look_after meanwhile.
-            if not await self._tender.tend(name, care) and self._open.get(name) is care:
+            if not tended and self._open.get(name) is care:
                 del self._open[name]
+        if failure is not None:
+            raise failure
+
+    async def _find(self) -> None:
+        """Looks after what others accepted when it is met again: by then they have queued it, unless they died."""
+        marked = {BatchName(laboratory, batch) async for laboratory, batch, _ in self._batches.open_rounds.marked()}
+        strange = marked - self._open.keys()
+        for name in strange & self._met:
+            self.look_after(name)
+        self._met = strange
 
     def _anew(self, name: BatchName) -> Care:
         """Nothing remembered but what is shown until the next look."""

@@ -26,6 +26,8 @@ class Retention:
             self._metrics.count("purged", count, kind=kind)
         if found:
             self._log.info("purged at the end of their retention", **found)
+        if self._purger.damaged:
+            self._log.warning("damaged records are not purged", records=self._purger.damaged)
 
 
 async def check_kept(batches: BatchStore, name: BatchName) -> None:

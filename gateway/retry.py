@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gateway.admission import Admission
 from gateway.names import BatchName
-from gateway.placement import Placement
+from gateway.placement import Placement, accepted
 from gateway.quotas import Quotas
 from gateway.retention import check_kept
 from gateway.submission import check_request_id
@@ -28,6 +29,7 @@ class Retrier:
         batches: BatchStore,
         queue: Queue,
         views: Views,
+        admission: Admission,
         placement: Placement,
         turns: Turns,
         *,
@@ -40,6 +42,7 @@ class Retrier:
         self._batches = batches
         self._queue = queue
         self._views = views
+        self._admission = admission
         self._turns = turns
         self._placement = placement
         self._clock = clock
@@ -51,7 +54,8 @@ class Retrier:
     async def retry(self, name: BatchName, request_id: str = "") -> BatchView:
         """Queues the FAILED slides of an ended batch as a new round; the same `request_id` does it once.
 
-        Raises PreconditionFailed (BATCH_NOT_TERMINAL, NOTHING_TO_RETRY, DEADLINE_PASSED), InvalidInput, NotFound.
+        Raises PreconditionFailed (BATCH_NOT_TERMINAL, NOTHING_TO_RETRY, DEADLINE_PASSED), InvalidInput, NotFound,
+        Exhausted (QUEUE_FULL, LABORATORY_QUOTA), Unavailable.
         """
         request_id = check_request_id(request_id)
         record = await self._views.record(name)
@@ -60,7 +64,8 @@ class Retrier:
             if not (request_id and any(made.request_id == request_id for made in rounds)):
                 await self._begin(name, record, request_id, rounds[-1].round if rounds else 0)
             self._on_change(name)
-            await self._placement.ensure(record)
+            with accepted():
+                await self._placement.ensure(record)
         return await self._views.view(record)
 
     async def _begin(self, name: BatchName, record: BatchRecord, request_id: str, number: int) -> None:
@@ -77,6 +82,7 @@ class Retrier:
             raise PreconditionFailed(
                 Reason.DEADLINE_PASSED, "deliver_by of the batch has passed; submit the slides as a new batch"
             )
+        await self._admission.check(len(failed))
         await self._audit.record(
             Action.BATCH_RETRY, name.resource, artifact=record.model_digest, round=number + 1, slides=len(failed)
         )

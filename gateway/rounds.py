@@ -9,6 +9,7 @@ from gateway.names import BatchName
 from gramserve.queue import Done
 from gramserve.store import layout
 from gramserve.store.batches import BatchStore
+from gramserve.store.codec import RecordCorrupt
 from gramserve.store.records import BatchRecord, FinalRecord, OutcomeRecord, SlideState
 
 READ_TOGETHER = 256
@@ -49,13 +50,15 @@ class Rounds:
         self._batches = batches
 
     async def load(self, record: BatchRecord) -> Round:
-        """The current round of a batch."""
+        """The current round of a batch; raises RecordCorrupt when the end is gone of the round before it."""
         retries = await self._batches.get_rounds(record.laboratory, record.batch)
         if not retries:
             everything = range(record.slide_count)
             return Round(0, everything, everything, record.create_time)
         last = retries[-1]
         before = await self._batches.final(record.laboratory, record.batch, last.round - 1)
+        if before is None:  # what became of the slides that do not run again is not known
+            raise RecordCorrupt(FinalRecord.__name__)
         return Round(last.round, last.indices, frozenset(last.indices), last.time, before)
 
     async def outcomes(self, name: BatchName, number: int, indices: Sequence[int]) -> dict[int, OutcomeRecord]:

@@ -53,7 +53,10 @@ class GatewaySettings(SharedSettings):
         default=0.25, gt=0, description="How often a batch whose slides have all ended is noticed, seconds."
     )
     scan_interval_s: float = Field(
-        default=300.0, gt=0, description="How often the whole store is searched for unfinished batches, seconds."
+        default=300.0, gt=0, description="How often all unfinished batches are compared with the queue, seconds."
+    )
+    find_interval_s: float = Field(
+        default=10.0, gt=0, description="How often batches that other gateways accepted are looked for, seconds."
     )
     stall_s: float = Field(
         default=60.0, gt=0, description="A batch without progress for so long has its queue entries audited, seconds."

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gateway.names import BatchName
 from gateway.rounds import Rounds
-from gramserve.errors import Reason, Unavailable
+from gramserve.errors import GramserveError, Reason, Unavailable
 from gramserve.metrics import Metrics
 from gramserve.queue import ContactWatch, Lease, Queue
 from gramserve.store.batches import BatchStore
@@ -40,7 +40,7 @@ class Sweeper:
         self._clock = clock
 
     async def step(self) -> None:
-        """One sweep."""
+        """One sweep; what ending one of the slides raises is raised after it."""
         try:
             # A look of its own: since the last one the clock of Redis may have jumped.
             server = await self._contact.look(self._queue.server)
@@ -52,8 +52,16 @@ class Sweeper:
             raise
         if reclaimed.requeued:
             self._metrics.count("reconcile_repairs", reclaimed.requeued, cause="lease")
+        failure: GramserveError | None = None
         for lease in reclaimed.condemned:
-            await self._quarantine(lease)
+            try:
+                await self._quarantine(lease)
+            except GramserveError as error:
+                if error.reason is Reason.QUEUE_UNAVAILABLE:
+                    raise
+                failure = failure or error  # the next sweep condemns it again; the others end now
+        if failure is not None:
+            raise failure
 
     async def _quarantine(self, lease: Lease) -> None:
         name = BatchName.from_key(lease.batch)

@@ -83,7 +83,7 @@ SPECS = (
         "gauge",
         "Slides not ended that are due within 15m, 1h, 2h, 4h, 8h, 16h, or at any time: cumulative, overdue ones "
         "included; those without a due time only in any. Every gateway says this of all batches, those that others "
-        "accepted a scan later.",
+        "accepted some seconds later.",
         ("within",),
     ),
     Spec("store_size_bytes", "gauge", "Size of the file system of a local store."),

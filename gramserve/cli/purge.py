@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gramserve.cli.speech import console, run
+from gramserve.cli.speech import console, run, side_console
 from gramserve.cli.store_option import STORE, Store, local_actor
 from gramserve.store.audit import AuditLog
 from gramserve.store.format import require_store
@@ -41,14 +41,16 @@ def purge(
 ) -> None:
     """Delete what is older than its retention, as the gateways do by themselves; audited under your name."""
     keep = RetentionDays(batches, images, uploads, reuse, optimizations, audit)
-    found = run(_purge(store, keep, dry_run=dry_run))
+    found, damaged = run(_purge(store, keep, dry_run=dry_run))
     said = ", ".join(f"{kind} {count}" for kind, count in found.items())
     console().print(f"{'would be purged' if dry_run else 'purged'}: {said}")
+    if damaged:
+        side_console().print(f"damaged records passed over: {damaged}; see docs/operations.md")
 
 
-async def _purge(store: str, keep: RetentionDays, *, dry_run: bool) -> dict[str, int]:
+async def _purge(store: str, keep: RetentionDays, *, dry_run: bool) -> tuple[dict[str, int], int]:
     objects = open_store(store)
     await require_store(objects, store)
     log = AuditLog(objects)
     purger = Purger(objects, keep, log, clock=time.time, actor=local_actor(), dry_run=dry_run)
-    return await purger.purge()
+    return await purger.purge(), purger.damaged

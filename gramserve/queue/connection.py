@@ -18,6 +18,8 @@ from gramserve.tls.service import Tls
 
 RETRY_AFTER_S = 2.0
 FULL_RETRY_AFTER_S = 10.0
+_MOST_CONNECTIONS = 10_000
+"""What Redis itself lets in unless told otherwise; redis-py's own limit is 100, fewer than a service lets in."""
 
 
 def connect(url: str, *, timeout_s: float = 2.0, tls: Tls | None = None) -> Redis:
@@ -48,7 +50,8 @@ def blocking_twin(redis: Redis) -> Redis:
     """A second client to the same server for reads that block: no socket timeout, the caller bounds each wait."""
     pool = redis.connection_pool
     options = {**pool.connection_kwargs, "socket_timeout": None}
-    return _client(ConnectionPool(connection_class=pool.connection_class, **options))
+    made = ConnectionPool(connection_class=pool.connection_class, max_connections=pool.max_connections, **options)
+    return _client(made)
 
 
 def _options(timeout_s: float) -> dict[str, object]:
@@ -58,6 +61,7 @@ def _options(timeout_s: float) -> dict[str, object]:
         "retry": Retry(NoBackoff(), 0),
         "retry_on_error": [],
         "socket_connect_timeout": timeout_s,
+        "max_connections": _MOST_CONNECTIONS,
     }
 
 

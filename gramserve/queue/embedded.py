@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -109,9 +110,10 @@ class EmbeddedRedis:
         self._take_lock()
         try:
             self.binary = await asyncio.to_thread(_server, self._prefer)
-            await self._end_orphan()
+            deadline = time.monotonic() + timeout_s
+            await self._end_orphan(deadline)
             self._process = self._spawn(self.binary.path)
-            await self._until_ready(time.monotonic() + timeout_s)
+            await self._until_ready(deadline)
         except BaseException:
             await self.stop()
             raise
@@ -182,22 +184,26 @@ class EmbeddedRedis:
             raise Unsafe(Reason.UNSAFE_REDIS, "another gramserve uses this data folder") from error
         self._lock = lock
 
-    async def _end_orphan(self) -> None:
-        """Ends a server whose parent was killed: two servers would write one file. We hold the lock, so it is one."""
+    async def _end_orphan(self, deadline: float) -> None:
+        """Ends a server whose parent was killed: two servers would write one file. We hold the lock, so it is one.
+
+        One that does not answer may be writing what it has; it is asked again until `deadline`.
+        """
         if self._socket.parent != self._data_dir:
             self._socket.parent.mkdir(mode=0o700, exist_ok=True)
             owner = self._socket.parent.lstat()
             if owner.st_uid != os.getuid() or owner.st_mode & 0o077:
                 raise Unsafe(Reason.UNSAFE_REDIS, "the folder for the queue's socket belongs to somebody else")
-        if not self._socket.exists():
-            return
-        orphan = connect(self._socket_url)
-        try:
-            await orphan.shutdown(nosave=True)  # the append-only file is written all the same
-        except RedisError:
-            pass  # nobody there: the socket is a leftover
-        finally:
-            await orphan.aclose()
+        while _listens(self._socket):
+            if time.monotonic() > deadline:
+                raise _failed("the redis-server of an earlier run does not end")
+            orphan = connect(self._socket_url)
+            try:
+                with contextlib.suppress(RedisError):
+                    await orphan.shutdown(nosave=True)  # the append-only file is written all the same
+            finally:
+                await orphan.aclose()
+            await asyncio.sleep(POLL_S)
         self._socket.unlink(missing_ok=True)
 
     async def _until_ready(self, deadline: float) -> None:
@@ -216,6 +222,19 @@ class EmbeddedRedis:
                 await asyncio.sleep(POLL_S)
         finally:
             await client.aclose()
+
+
+def _listens(path: Path) -> bool:
+    """Whether a process listens on the unix socket `path`, be it one that answers nobody."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(POLL_S)
+        try:
+            probe.connect(os.fsencode(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:  # it has no time for us
+            return True
+    return True
 
 
 def _server(prefer: Origin) -> ServerBinary:

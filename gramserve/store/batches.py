@@ -74,6 +74,11 @@ class BatchStore:
         kept = await self._create(layout.batch_path(record.laboratory, record.batch), record)
         return self._batches.add((record.laboratory, record.batch), kept)
 
+    async def forget(self, laboratory: str, batch: str) -> None:
+        """Removes what was prepared for a batch that nobody will ever commit."""
+        await self.objects.delete_folder(layout.batch_folder(laboratory, batch))
+        await self.open_rounds.unmark(laboratory, batch, 0)
+
     # Reading a batch.
 
     async def get_batch(self, laboratory: str, batch: str) -> BatchRecord | None:

@@ -53,7 +53,7 @@ async def require_store(objects: ObjectStore, url: str) -> None:
     try:
         await objects.get(PATH)
     except ObjectMissing:
-        what = f"nothing is stored in {url}: is it mistyped, or not mounted? that of `gramserve up` is DATA_DIR/store"
+        what = f"nothing is stored in {url}: is it mistyped, or not mounted? That of `gramserve up` is DATA_DIR/store"
         raise InvalidInput(Reason.INVALID_SETTINGS, what, violations=[("store", what)]) from None
 
 

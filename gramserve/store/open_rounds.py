@@ -22,22 +22,20 @@ class OpenRounds:
         """Removes the marker; comes after the end of the round."""
         await self._objects.delete(layout.open_path(laboratory, batch, number))
 
-    async def of(self, laboratory: str) -> AsyncIterator[str]:
-        """The batches of a laboratory with a marker; a few of them may have ended or were never committed."""
+    async def marked(self, laboratory: str = "") -> AsyncIterator[tuple[str, str, int]]:
+        """(laboratory, batch, round) of every marker, or of those of one laboratory, by name alone.
+
+        A few of the rounds may have ended, or were never committed.
+        """
         async for info in self._objects.list(f"open/{laboratory}"):
-            batch, _, digits = info.path.rpartition("/")[2].rpartition(".")
-            if batch and digits.isdecimal():
-                yield batch
+            folder, _, name = info.path.rpartition("/")
+            batch, _, digits = name.rpartition(".")
+            if batch and digits.isdecimal():  # one stray object must not stop the reconciler
+                yield folder.removeprefix("open/"), batch, int(digits)
 
     async def unfinished(self) -> AsyncIterator[tuple[str, str, int]]:
         """(laboratory, batch, round) of every round that is committed and has no end."""
-        async for info in self._objects.list("open"):
-            folder, _, name = info.path.rpartition("/")
-            laboratory = folder.removeprefix("open/")
-            batch, _, digits = name.rpartition(".")
-            if not batch or not digits.isdecimal():
-                continue  # no marker; one stray object must not stop the reconciler
-            number = int(digits)
+        async for laboratory, batch, number in self.marked():
             if await self._ended(laboratory, batch, number):
                 await self.unmark(laboratory, batch, number)  # its finalizer died between record and marker
             elif await self._committed(laboratory, batch, number):

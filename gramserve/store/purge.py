@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 
 from gramserve.access.principal import SYSTEM
@@ -13,7 +13,7 @@ from gramserve.store.audit import AuditLog
 from gramserve.store.audit_days import AuditDays, Start, next_day
 from gramserve.store.audit_record import Action, line_hash, parse_line
 from gramserve.store.batches import BatchStore
-from gramserve.store.codec import field
+from gramserve.store.codec import RecordCorrupt, field
 from gramserve.store.condemned import condemn, execute, says_deleting
 from gramserve.store.objects import ObjectMissing, ObjectStore
 from gramserve.store.paths import ObjectInfo
@@ -54,9 +54,15 @@ class Purger:
         self._clock = clock
         self._actor = actor
         self._dry_run = dry_run
+        self.damaged = 0
+        """Batches and optimizations that the last purge passed over, since a record of theirs cannot be read."""
 
     async def purge(self) -> dict[str, int]:
-        """How many of each kind were purged, or would be; raises what the store raises."""
+        """How many of each kind were purged, or would be; raises what the store raises.
+
+        What stands behind a damaged record stays, and is counted by `damaged`: it may be restored from a backup.
+        """
+        self.damaged = 0
         return {
             "batches": await self._purge_batches(),
             "images": await self._purge_images(),
@@ -72,11 +78,12 @@ class Purger:
         count = 0
         for laboratory in await self._objects.folders("batches"):
             for batch in await self._objects.folders(f"batches/{laboratory}"):
-                if (tombstone := await self._tombstone(laboratory, batch)) is not None:
-                    if not self._dry_run:
-                        await self._remove_batch(laboratory, batch, tombstone.round)
-                elif self._keep.batches and await self._purge_batch(laboratory, batch):
-                    count += 1
+                with self._unless_damaged():
+                    if (tombstone := await self._tombstone(laboratory, batch)) is not None:
+                        if not self._dry_run:
+                            await self._remove_batch(laboratory, batch, tombstone.round)
+                    elif self._keep.batches and await self._purge_batch(laboratory, batch):
+                        count += 1
         return count
 
     async def _purge_batch(self, laboratory: str, batch: str) -> bool:
@@ -185,18 +192,21 @@ class Purger:
     async def _purge_optimizations(self) -> int:
         count = 0
         for optimization in await self._objects.folders("optimizations") if self._keep.optimizations else []:
-            folder = f"optimizations/{optimization}"
-            (outcome,) = await self._objects.get_many([f"{folder}/outcome.json"])
-            if outcome is None or float(field(outcome, "time")) > self._before(self._keep.optimizations):
-                continue
-            paths = [info.path async for info in self._objects.list(folder)]
-            paths = [path for path in paths if path.removeprefix(f"{folder}/") not in _KEPT_OF_OPTIMIZATION]
-            count += bool(paths)
-            if paths and not self._dry_run:
-                await self._audit.record(Action.OPTIMIZATION_PURGE, folder, actor=self._actor, files=len(paths))
-                for path in paths:
-                    await self._objects.delete(path)
+            with self._unless_damaged():
+                count += await self._purge_optimization(f"optimizations/{optimization}")
         return count
+
+    async def _purge_optimization(self, folder: str) -> bool:
+        (outcome,) = await self._objects.get_many([f"{folder}/outcome.json"])
+        if outcome is None or float(field(outcome, "time")) > self._before(self._keep.optimizations):
+            return False
+        paths = [info.path async for info in self._objects.list(folder)]
+        paths = [path for path in paths if path.removeprefix(f"{folder}/") not in _KEPT_OF_OPTIMIZATION]
+        if paths and not self._dry_run:
+            await self._audit.record(Action.OPTIMIZATION_PURGE, folder, actor=self._actor, files=len(paths))
+            for path in paths:
+                await self._objects.delete(path)
+        return bool(paths)
 
     # The audit record itself.
 
@@ -225,6 +235,13 @@ class Purger:
         for day in old:
             await days.remove(day)
         return len(old)
+
+    @contextmanager
+    def _unless_damaged(self) -> Iterator[None]:
+        try:
+            yield
+        except RecordCorrupt:
+            self.damaged += 1
 
     def _before(self, days: float) -> float:
         """The time before which something is older than `days`, Unix seconds."""

@@ -9,6 +9,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gramserve.errors import Reason
+from gramserve.v1 import slide_batch_service_pb2 as s
 from tests.gateway.stack import STATE, Stack, new_request_id, refused, request
 from tests.waiting import until
 
@@ -40,6 +41,19 @@ async def test_I10_a_full_queue_refuses_before_anything_is_written(stack: Stack)
     assert await stack.objects.folders("requests") == []
     await stack.worker.drain()
     assert (await stack.api.CreateSlideBatch(asked)).state == STATE.STATE_QUEUED
+
+
+async def test_I10_a_full_queue_refuses_a_retry_too(stack: Stack) -> None:
+    await stack.restart(max_queued_slides=3)
+    batch = await stack.create(2)
+    await stack.run(batch.name, failing=(0, 1))
+    waiting = await stack.create(2)
+    retry = s.RetrySlideBatchRequest(name=batch.name)
+    code, error = await refused(stack.api.RetrySlideBatch(retry))
+    assert (code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.QUEUE_FULL)
+    assert (await stack.get(batch.name)).retry_round == 0
+    await stack.run(waiting.name)
+    assert (await stack.api.RetrySlideBatch(retry)).retry_round == 1
 
 
 async def test_I10_without_redis_a_create_is_unavailable_and_writes_nothing(stack: Stack) -> None:
@@ -92,6 +106,21 @@ async def test_I10_redis_without_memory_drops_nothing_that_the_store_has(stack: 
     await stack.command("CONFIG", "SET", "maxmemory", "0")
     again = await stack.api.CreateSlideBatch(asked)
     assert (await stack.run(again.name)).completion_stats.succeeded_count == 4
+
+
+async def test_I10_a_retry_that_redis_has_no_memory_for_is_accepted_and_never_called_refused(stack: Stack) -> None:
+    batch = await stack.create(3)
+    await stack.run(batch.name, failing=(1,))
+    used = (await stack.command("INFO", "memory"))["used_memory"]
+    await stack.command("CONFIG", "SET", "maxmemory", str(used // 2))
+    asked = s.RetrySlideBatchRequest(name=batch.name, request_id=new_request_id())
+    for _ in range(2):
+        code, error = await refused(stack.api.RetrySlideBatch(asked))
+        assert (code, error.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.QUEUE_UNAVAILABLE)
+    assert (await stack.get(batch.name)).retry_round == 1
+    await stack.command("CONFIG", "SET", "maxmemory", "0")
+    assert (await stack.api.RetrySlideBatch(asked)).retry_round == 1
+    assert (await stack.run(batch.name)).state == STATE.STATE_SUCCEEDED
 
 
 async def test_I10_a_full_store_refuses_and_accepts_nothing(stack: Stack) -> None:

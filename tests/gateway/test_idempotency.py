@@ -12,6 +12,7 @@ import pytest
 from gateway.submission import identify
 from gramserve.errors import Reason
 from gramserve.queue.embedded import EmbeddedRedis
+from gramserve.store.batches import BatchStore
 from gramserve.store.records import BatchRecord, ImageRecord, Priority, RequestRecord, SlideRecord
 from gramserve.v1 import slide_batch_service_pb2 as s
 from tests.gateway.stack import LAB, STATE, Stack, new_request_id, refused, request
@@ -55,6 +56,32 @@ async def test_I3_another_payload_under_a_request_id_is_refused(stack: Stack) ->
     for changed in ({"count": 3}, {"count": 2, "model": "models/gram/versions/1"}, {"count": 2, "batch_id": "mine"}):
         code, error = await refused(stack.api.CreateSlideBatch(request(request_id=request_id, **changed)))
         assert (code, error.reason) == (grpc.StatusCode.ALREADY_EXISTS, Reason.REQUEST_ID_REUSED)
+
+
+async def test_I3_a_payload_that_is_refused_at_the_last_moment_leaves_nothing(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two gateways get one request_id with two payloads at once; the other one is faster."""
+    other = Stack(stack.folder, stack.redis)
+    await other.start()
+    create_request, faster = BatchStore.create_request, request(3, request_id=new_request_id())
+
+    async def behind_the_other(
+        self: BatchStore, laboratory: str, request_id: str, record: RequestRecord
+    ) -> RequestRecord:
+        monkeypatch.setattr(BatchStore, "create_request", create_request)
+        won.append((await other.api.CreateSlideBatch(faster)).name)
+        return await create_request(self, laboratory, request_id, record)
+
+    won: list[str] = []
+    monkeypatch.setattr(BatchStore, "create_request", behind_the_other)
+    try:
+        code, error = await refused(stack.api.CreateSlideBatch(request(1500, request_id=faster.request_id)))
+        assert (code, error.reason) == (grpc.StatusCode.ALREADY_EXISTS, Reason.REQUEST_ID_REUSED)
+        assert [f"{LAB}/slideBatches/{batch}" for batch in await stack.objects.folders("batches/north")] == won
+        assert len([info async for info in stack.objects.list("open/north")]) == 1
+    finally:
+        await other.stop()
 
 
 async def test_I3_a_batch_id_belongs_to_the_request_that_took_it(stack: Stack) -> None:

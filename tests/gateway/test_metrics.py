@@ -91,6 +91,19 @@ async def test_what_waits_and_what_is_due_within_which_time_is_shown(stack: Stac
     assert shown.value("queue_oldest_seconds", priority="ROUTINE") == 0
 
 
+async def test_what_another_gateway_accepted_is_due_here_too_long_before_the_next_scan(stack: Stack) -> None:
+    other, port = Stack(stack.folder, stack.redis), free_port()
+    await other.start(metrics_port=port, find_interval_s=0.05)
+    try:
+        await _when(port, lambda now: now.value("slides_due", within="any") == 0)
+        batch = await stack.create(2)
+        await _when(port, lambda now: now.value("slides_due", within="any") == 2)
+        await stack.run(batch.name)
+        await _when(port, lambda now: now.value("slides_due", within="any") == 0)
+    finally:
+        await other.stop()
+
+
 async def test_what_is_overdue_is_due_within_any_time(stack: Stack) -> None:
     stack, port = await _shown(stack)
     await stack.create(2, deliver_by=_due(3600))

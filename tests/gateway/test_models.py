@@ -8,6 +8,8 @@ import pytest
 from gateway.shadow import wilson
 from gramserve.cli.models import aliases_text, shadow_lines
 from gramserve.errors import Reason
+from gramserve.store.audit_verify import read_audit
+from gramserve.store.layout import version_folder
 from gramserve.store.shadows import Shadows, ShadowTally
 from gramserve.v1 import model_pb2
 from gramserve.v1 import model_service_pb2 as m
@@ -63,6 +65,21 @@ async def test_promoting_and_rolling_back_move_the_alias(stack: Stack) -> None:
     assert (await stack.create()).model_version == "models/gram/versions/1"
     code, error = await refused(stack.models.RollbackModel(m.RollbackModelRequest(name="models/gram")))
     assert (code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, Reason.NOTHING_TO_ROLL_BACK)
+
+
+@pytest.mark.parametrize("harm", ["damaged", "gone"])
+async def test_a_version_that_the_disk_lost_can_be_rolled_back_from(stack: Stack, harm: str) -> None:
+    await stack.publish()
+    manifest = f"{version_folder('gram', 2)}/manifest.json"
+    await (stack.objects.put(manifest, b"{") if harm == "damaged" else stack.objects.delete(manifest))
+    back = await stack.models.RollbackModel(m.RollbackModelRequest(name="models/gram"))
+    assert [alias.version for alias in back.aliases] == [1]
+    *_, record = [record async for record in read_audit(stack.objects)]
+    assert (record.action, record.artifact, record.detail) == (
+        "model.roll_back",
+        "",
+        {"alias": "production", "version": "2"},
+    )
 
 
 async def test_a_batch_can_name_a_version_by_an_alias_of_its_own(stack: Stack) -> None:

@@ -6,11 +6,15 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gateway.placement import Placement
 from gateway.reconcile import Reconciler
+from gateway.rounds import Progress, Rounds
 from gramserve.errors import Reason
+from gramserve.queue import Queue
 from gramserve.queue.embedded import EmbeddedRedis
 from gramserve.rpc.status import from_status
 from gramserve.store import batches, disk
@@ -197,6 +201,46 @@ async def test_I1_two_gateways_tend_one_batch_and_end_it_once(stack: Stack) -> N
         assert sum(finished) == 1
     finally:
         await other.stop()
+
+
+async def test_I2_of_two_gateways_that_put_a_batch_back_the_slower_one_queues_nothing_that_has_ended(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = await stack.create(3)
+    (lease,) = await stack.worker.lease(1)
+    await stack.stop_gateway()
+    await stack.flush()
+    record = await stack.batches.get_batch("north", batch.name.rpartition("/")[2])
+    assert record is not None
+    rounds = Rounds(stack.batches)
+    slower, faster = (Placement(stack.batches, rounds, stack.queue, stack.clock) for _ in range(2))
+    progress, submit = Rounds.progress, Queue.submit
+    opened, submitted = asyncio.Event(), asyncio.Event()
+    restoring: list[asyncio.Task[int]] = []
+
+    async def overtaken(self: Rounds, *what: Any) -> Progress:
+        monkeypatch.setattr(Rounds, "progress", progress)
+        seen = await progress(self, *what)
+        await stack.worker.record(lease)  # by a worker that was at it when Redis was lost
+        restoring.append(asyncio.create_task(faster.restore(record)))
+        await opened.wait()
+        return seen
+
+    async def held_up(self: Queue, *what: Any) -> int:
+        monkeypatch.setattr(Queue, "submit", submit)
+        opened.set()
+        await submitted.wait()
+        return await submit(self, *what)
+
+    monkeypatch.setattr(Rounds, "progress", overtaken)
+    monkeypatch.setattr(Queue, "submit", held_up)
+    await slower.restore(record)
+    submitted.set()
+    await asyncio.gather(*restoring)
+    await stack.start()
+    ended = await stack.run(batch.name)
+    assert ended.completion_stats.succeeded_count == 3
+    assert sorted(index for _, index in stack.worker.ran) == [1, 2]
 
 
 async def test_I9_redis_keeps_nothing_of_an_ended_batch_beyond_retention(tmp_path: Path, redis: EmbeddedRedis) -> None:

@@ -161,6 +161,18 @@ async def test_more_failures_than_allowed_stop_the_batch(stack: Stack) -> None:
     assert (ended.completion_stats.failed_count, ended.completion_stats.cancelled_count) == (4, 6)
 
 
+async def test_a_batch_that_too_many_failures_stopped_is_not_called_cancelled_after_a_retry(stack: Stack) -> None:
+    batch = await stack.create(10, max_failed_ratio=0.2)
+    for lease in await stack.worker.lease(3):
+        await stack.worker.finish(lease, failed=True)
+    assert (await stack.ended(batch.name)).state == STATE.STATE_FAILED
+    await stack.api.RetrySlideBatch(s.RetrySlideBatchRequest(name=batch.name))
+    ended = await stack.run(batch.name)
+    assert (ended.completion_stats.succeeded_count, ended.completion_stats.cancelled_count) == (3, 7)
+    assert ended.state == STATE.STATE_PARTIALLY_SUCCEEDED
+    assert not ended.HasField("error")
+
+
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.7, 1.0])
 async def test_a_share_that_is_exactly_allowed_stops_nothing(stack: Stack, ratio: float) -> None:
     batch = await stack.create(10, max_failed_ratio=ratio)

@@ -41,6 +41,24 @@ async def test_I2_a_command_whose_answer_is_lost_is_not_sent_again(
     assert (seen.succeeded, seen.live) == (2, 0)
 
 
+async def test_more_callers_than_redis_py_has_connections_may_wait_and_ask_at_once(server: EmbeddedRedis) -> None:
+    async with aclosing(connect(server.url, timeout_s=60)) as client:  # this machine may be busy
+        lane = Lane(client)
+        await lane.fill("lab/b", 1)
+        last = (await lane.queue.events("lab/b", 0))[-1].sequence
+        waiting = [asyncio.create_task(lane.queue.next_events("lab/b", last, 1, 120)) for _ in range(120)]
+
+        async def all_wait() -> bool:
+            return int((await client.info("clients"))["blocked_clients"]) >= len(waiting)
+
+        await until(all_wait, 60)
+        found = await asyncio.gather(*(lane.snapshot("lab/b") for _ in range(120)))
+        assert {snapshot.live for snapshot in found} == {1}
+        await lane.lease_one()
+        assert {len(events) for events in await asyncio.gather(*waiting)} == {1}
+        await lane.queue.aclose()
+
+
 @pytest.mark.parametrize("url", ["unix:///nowhere/redis.sock", "redis://127.0.0.1:1/0"])
 async def test_an_unreachable_redis_is_unavailable_whatever_the_call(url: str) -> None:
     async with aclosing(connect(url, timeout_s=0.5)) as client:

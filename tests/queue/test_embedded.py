@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import stat
 from contextlib import aclosing
@@ -13,7 +14,7 @@ import pytest
 
 from gramserve.errors import Unavailable, Unsafe
 from gramserve.queue import EmbeddedRedis, connect
-from gramserve.queue.embedded import ServerBinary, find_server
+from gramserve.queue.embedded import Origin, ServerBinary, find_server
 from tests.queue.lane import Lane
 from tests.services import ServerKind, kill_9, redis_server, require
 from tests.waiting import until
@@ -80,6 +81,33 @@ async def test_a_server_that_outlived_its_parent_is_replaced(kind: ServerKind, t
         assert server.pid != orphaned.pid
         assert await kept(server.url)
     await orphaned.stop()
+
+
+async def test_a_server_that_outlived_its_parent_and_stands_still_keeps_its_data_to_itself(
+    kind: ServerKind, tmp_path: Path
+) -> None:
+    require(kind)
+    prefer: Origin = "bundled" if kind == "bundled" else "path"
+    orphaned, follower = EmbeddedRedis(tmp_path, prefer=prefer), EmbeddedRedis(tmp_path, prefer=prefer)
+    await orphaned.start()
+    await keep(orphaned.url)
+    assert orphaned._lock is not None
+    assert orphaned.pid is not None
+    orphaned._lock.close()
+    os.kill(orphaned.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(Unavailable, match="earlier run"):
+            await follower.start(timeout_s=0.1)
+        assert not follower.alive
+    finally:
+        os.kill(orphaned.pid, signal.SIGCONT)
+    try:
+        await follower.start()
+        await until(lambda: not orphaned.alive)
+        assert await kept(follower.url)
+    finally:
+        await follower.stop()
+        await orphaned.stop()
 
 
 async def test_two_processes_cannot_use_one_folder(kind: ServerKind, tmp_path: Path) -> None:
