@@ -19,7 +19,7 @@ from gramserve.tls.authority import Authority, describe
 from tests.doors.laboratory import Laboratory
 
 runner = CliRunner()
-NAMES = ["ca", "client", "gateway", "optimizer", "redis", "worker"]
+NAMES = ["ca", "client", "gateway", "optimizer", "redis", "report", "worker"]
 
 
 def _run(*words: str | Path, code: int = 0) -> str:
