@@ -26,6 +26,7 @@ ROLES = {
     "inference_svc": "worker parent",
     "gateway": "gateway",
     "optimizer_svc": "optimizer",
+    "gramserve.night": "night report",
     "redis-server": "redis",
     "up": "supervisor",
 }
@@ -108,7 +109,7 @@ def _free_ports(count: int) -> int:
 @contextlib.contextmanager
 def running(data_dir: Path, *options: str, variables: Mapping[str, str] = MappingProxyType({})) -> Iterator[Stack]:
     """`gramserve up` on `data_dir` until the block ends; `variables` are added to the environment."""
-    metrics = _free_ports(4)
+    metrics = _free_ports(5)
     command = [
         str(Path(sys.executable).with_name("gramserve")),
         "up",

@@ -20,13 +20,13 @@ password by `docker-compose exec grafana cat /keys/password`. They are code, `de
 `python deploy/grafana/generate.py` (needs `[dev]`) writes `deploy/grafana/dashboards/*.json`. A Grafana of your own
 takes the JSON files as they are and asks for its Prometheus; they are made for Grafana 11.6. Load the rules of
 `deploy/prometheus/rules` into that Prometheus as well; rules and dashboards know the services by the jobs `gateway`,
-`worker` and `optimizer`. Every alert has a [runbook](runbooks/README.md).
+`worker`, `optimizer` and `report`. Every alert has a [runbook](runbooks/README.md).
 
-The last column is what a test saw (`tests/deploy/test_alerts.py`): a gateway, two workers and an optimizer, all TLS,
-whose search was a script, a real Prometheus that scraped them, and about 230 slides that succeeded, failed, crashed
-their worker, expired, were cancelled and waited. It is the number of series with values that a query returned, put in
-as Grafana does. 0 stands where such a night cannot have a value: growth of memory is judged after six hours. No
-Grafana took part: that it loads the JSON is held against the types of Grafana 11.6.
+The last column is what a test saw (`tests/deploy/test_alerts.py`): a gateway, two workers, a night report and an
+optimizer, all TLS, whose search was a script, a real Prometheus that scraped them, and about 230 slides that
+succeeded, failed, crashed their worker, expired, were cancelled and waited. It is the number of series with values
+that a query returned, put in as Grafana does. 0 stands where such a night cannot have a value: growth of memory is
+judged after six hours. No Grafana took part: that it loads the JSON is held against the types of Grafana 11.6.
 """
 
 

@@ -49,6 +49,7 @@ def _to_message(system: System) -> operations_pb2.SystemStatus:
         slide_batches=[batch_to_message(view) for view in shown],
         slide_batch_count=len(ahead.batches) + len(system.ended),
         damaged_slide_batches=[name.resource for name in system.damaged],
+        others_open=system.others_open,
     )
     if ahead.end_time is not None:
         message.estimated_end_time.CopyFrom(timestamp(ahead.end_time))

@@ -9,7 +9,7 @@ from gateway.names import BatchName
 from gateway.progress import Forecast, forecast
 from gateway.views import BatchView, Views
 from gramserve.access.principal import Principal
-from gramserve.queue import Depth, Queue, Roster, Seen
+from gramserve.queue import QUIET_S, Depth, Queue, Roster, Seen
 from gramserve.store.batches import BatchStore
 from gramserve.store.codec import RecordCorrupt
 from gramserve.store.records import BatchRecord, Counts
@@ -27,7 +27,8 @@ _PAGE = 256
 class System:
     """The system at `time` (Unix seconds): `ended` batches, the last first; `counts` are over all batches.
 
-    `damaged` are those of which a record cannot be read: they stand nowhere else.
+    `damaged` are those of which a record cannot be read: they stand nowhere else. `others_open`: so are batches that
+    the principal may not see.
     """
 
     time: float
@@ -37,6 +38,7 @@ class System:
     ended: list[BatchView]
     counts: Counts
     damaged: list[BatchName]
+    others_open: bool
 
 
 class SystemView:
@@ -59,18 +61,12 @@ class SystemView:
         """
         now = self._clock()
         since = now - DEFAULT_S if since is None else max(since, now - LONGEST_S)
-        open_names = {
-            BatchName(laboratory, batch)
-            async for laboratory, batch in self._batches.unfinished()
-            if principal.may_see(laboratory)
-        }
+        every = {BatchName(laboratory, batch) async for laboratory, batch in self._batches.unfinished()}
+        open_names = {name for name in every if principal.may_see(name.laboratory)}
         damaged: set[BatchName] = set()
         running, ended = [], await self._since(principal, since, open_names, now, damaged)
         for name in sorted(open_names, key=lambda name: name.key):
-            record = await self._batches.get_batch(name.laboratory, name.batch)
-            if record is None:
-                continue
-            view = await self._view(record, damaged)
+            view = await self._view(name, damaged)
             if view is None:
                 continue
             if view.state.terminal:
@@ -78,22 +74,28 @@ class SystemView:
                 continue
             running.append(view)
         ended.sort(key=lambda view: view.end_time or 0.0, reverse=True)
+        workers = await self._roster.workers()
+        works = any(seen.card.serving and seen.age_s < QUIET_S for seen in workers)
         return System(
             now,
             await self._queue.depth(),
-            await self._roster.workers(),
-            forecast(running, now, sum(view.per_second for view in running)),
+            workers,
+            forecast(running, now, sum(view.per_second for view in running) if works else 0.0),
             ended,
             _sum([*running, *ended]),
             sorted(damaged, key=lambda name: name.key),
+            others_open=len(open_names) < len(every),
         )
 
-    async def _view(self, record: BatchRecord, damaged: set[BatchName]) -> BatchView | None:
-        """The batch; None, and it is `damaged`, when what the store has of it cannot be read."""
+    async def _view(
+        self, name: BatchName, damaged: set[BatchName], record: BatchRecord | None = None
+    ) -> BatchView | None:
+        """The batch; None when it is not there, and when the store has of it what cannot be read: it is `damaged`."""
         try:
-            return await self._views.view(record)
+            record = record or await self._batches.get_batch(name.laboratory, name.batch)
+            return await self._views.view(record) if record is not None else None
         except RecordCorrupt:
-            damaged.add(BatchName(record.laboratory, record.batch))
+            damaged.add(name)
             return None
 
     async def _since(
@@ -103,19 +105,21 @@ class SystemView:
         found: dict[BatchName, tuple[BatchView, float]] = {}
         for laboratory in await self._batches.objects.folders("batches"):
             after: tuple[float, str] | None = None
+            unreadable: set[str] = set()
             while principal.may_see(laboratory):
-                page = await self._batches.list_batches(laboratory, limit=_PAGE, after=after)
+                page = await self._batches.list_batches(laboratory, limit=_PAGE, after=after, damaged=unreadable)
                 for record in page:
                     name = BatchName(laboratory, record.batch)
                     if record.create_time >= since and name not in open_names:
                         known = self._ended.get(name)
                         if known is not None and now - known[1] < KNOWN_S:
                             found[name] = known
-                        elif (view := await self._view(record, damaged)) is not None:
+                        elif (view := await self._view(name, damaged, record)) is not None:
                             found[name] = view, now
                 if len(page) < _PAGE or page[-1].create_time < since:
                     break
                 after = (page[-1].create_time, page[-1].batch)
+            damaged |= {BatchName(laboratory, batch) for batch in unreadable}
         # One that is tried again is open for a while, and so read again at its next end.
         kept = {name: view for name, view in self._ended.items() if name not in open_names and name not in found}
         self._ended = kept | {name: known for name, known in found.items() if known[0].state.terminal}

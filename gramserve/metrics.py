@@ -14,6 +14,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from gramserve.errors import Reason, Unsafe
 from gramserve.tls.https import HttpServer
 from gramserve.tls.service import Tls
 
@@ -193,6 +194,14 @@ SPECS = (
     Spec("optimizations_finished", "counter", "Optimizations that ended, by state.", ("state",)),
     Spec("optimization_stage_seconds", "histogram", "Time of an optimization in a stage.", ("stage",)),
     Spec("optimization_trials", "counter", "Trials of optimizations, by the state that they reached.", ("state",)),
+    # The night report.
+    Spec("report_written_timestamp_seconds", "gauge", "When the newest night report was written, in Unix time."),
+    Spec(
+        "report_overdue_seconds",
+        "gauge",
+        "For how long the night report has been missing that should be there, or that of its whole night; 0: it is.",
+    ),
+    Spec("report_failures", "counter", "Times that a night report could not be written; it is tried every 30 s."),
 )
 
 
@@ -286,9 +295,13 @@ class Metrics:
     def serve(self, host: str, port: int, *, tls: Tls | None = None) -> int:
         """Show the metrics at host:port/metrics from a thread, by HTTPS where `tls` serves; port 0 takes a free one.
 
-        Returns the port. Raises Unsafe for plain text beyond this machine, OSError when the port is taken.
+        Returns the port. Raises Unsafe for plain text beyond this machine, and when the port is taken.
         """
-        server = HttpServer("the metrics", host, port, make_wsgi_app(self.registry), tls)
+        try:
+            server = HttpServer("the metrics", host, port, make_wsgi_app(self.registry), tls)
+        except OSError:
+            message = f"cannot show metrics on {host}:{port}; is the port taken?"
+            raise Unsafe(Reason.INVALID_SETTINGS, message) from None
         self._servers.append(server)
         return server.port
 

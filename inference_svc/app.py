@@ -14,7 +14,7 @@ from functools import partial
 
 from gramserve import log, sandbox
 from gramserve.access.opening import open_access
-from gramserve.errors import GramserveError, Reason, Unavailable, Unsafe
+from gramserve.errors import GramserveError, Unavailable
 from gramserve.metrics import Metrics, installed_version
 from gramserve.queue import Card, Queue, Roster, connect
 from gramserve.rpc.limits import call_limits
@@ -248,7 +248,9 @@ class App:
         safe = await self._try_safety()
         self.port = await self._rpc.start()
         if self._settings.metrics_port >= 0:
-            self.metrics_port = self._show_metrics(self._settings.metrics_host, self._settings.metrics_port)
+            self.metrics_port = self.metrics.serve(
+                self._settings.metrics_host, self._settings.metrics_port, tls=self._tls
+            )
         sandbox.report(self.metrics)
         self.children.start()
         loops: dict[str, Callable[[], Awaitable[None]]] = {
@@ -318,13 +320,6 @@ class App:
         self.metrics.follow("children_memory_bytes", usage.memory_bytes)
         self.metrics.follow("children_cpu_seconds", usage.cpu_s)
         self.metrics.follow("slide_running_seconds", lambda: self.held.longest_s(clock()))
-
-    def _show_metrics(self, host: str, port: int) -> int:
-        try:
-            return self.metrics.serve(host, port, tls=self._tls)
-        except OSError:
-            message = f"cannot show metrics on {host}:{port}; is the port taken?"
-            raise Unsafe(Reason.INVALID_SETTINGS, message) from None
 
     async def _give_back_rest(self) -> None:
         """Release what did not finish in time, and what a lost answer of a lease call may have given us."""

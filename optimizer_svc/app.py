@@ -151,7 +151,7 @@ class App:
         sandbox.report(self.metrics)
         self.port = await server.start()
         if settings.metrics_port >= 0:
-            _serve_metrics(self.metrics, settings.metrics_host, settings.metrics_port, tls)
+            self.metrics.serve(settings.metrics_host, settings.metrics_port, tls=tls)
         self._recording = asyncio.create_task(refusals.keep_on())
         self._loops = [asyncio.create_task(consumer.consume()), asyncio.create_task(consumer.tidy())]
         await server.set_serving(True)
@@ -203,10 +203,3 @@ def _made(folder: str) -> Path:
     except OSError:
         raise Unsafe(Reason.UNSAFE_STORE, "the work folder of the optimizer cannot be written") from None
     return path
-
-
-def _serve_metrics(metrics: Metrics, host: str, port: int, tls: Tls) -> None:
-    try:
-        metrics.serve(host, port, tls=tls)
-    except OSError:
-        raise Unsafe(Reason.INVALID_SETTINGS, f"cannot show metrics on port {port}; is it taken?") from None

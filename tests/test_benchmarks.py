@@ -14,7 +14,9 @@ import pytest
 from benchmarks import metrics_cost, page
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.environments import HERE
+from benchmarks.stack import ROLES
 from benchmarks.tables import BUILDERS, tables
+from gramserve.local.stack import Stack, StackOptions
 from tests.sources import ROOT
 from tests.waiting import HANGS_S
 
@@ -122,3 +124,9 @@ def test_a_stack_without_metrics_counts_nothing_and_is_otherwise_the_same() -> N
         timeout=HANGS_S,
     )
     assert done.stdout.split() == ["0.0", "{}"]
+
+
+def test_every_process_of_the_stack_has_a_role_in_the_figures(tmp_path: Path) -> None:
+    modules = {spec.module for spec in Stack(StackOptions(tmp_path), print)._specs()}
+    assert modules - set(ROLES) == set()
+    assert len({ROLES[module] for module in modules}) == len(modules)

@@ -6,7 +6,7 @@ umask 077
 if [ ! -e /authority/ca.pem ]; then
     gramserve certs init /authority --host localhost
 fi
-for service in gateway worker optimizer redis client; do
+for service in gateway worker optimizer report redis client; do
     cp /authority/ca.pem "/keys/$service/ca.pem"
     cp "/authority/$service.pem" "/keys/$service/cert.pem"
     cp "/authority/$service.key" "/keys/$service/key.pem"

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders import dashboard
 from panels import ANY_IS_BAD, CALM, Panel, Query, Thresholds, board, lines, number, rows
 
 DAY_S = 86400.0
-OURS = '{job=~"gateway|worker|optimizer"}'
+OURS = '{job=~"gateway|worker|optimizer|report"}'
 
 
 def resources() -> dashboard.Dashboard:

@@ -205,10 +205,10 @@ def tonight() -> dashboard.Dashboard:
     )
     night.with_row(dashboard.Row("Who works?"))
     night.with_panel(
-        number("Workers up", "Workers that answer.", 'sum(up{job="worker"})', "short", CALM, span=8),
+        number("Workers up", "Workers that answer.", 'sum(up{job="worker"})', "short", CALM, span=6),
     )
     night.with_panel(
-        number("Gateways up", "Gateways that answer.", 'sum(up{job="gateway"})', "short", CALM, span=8),
+        number("Gateways up", "Gateways that answer.", 'sum(up{job="gateway"})', "short", CALM, span=6),
     )
     night.with_panel(
         number(
@@ -217,7 +217,17 @@ def tonight() -> dashboard.Dashboard:
             "count(gramserve_queue_contact == 0) or vector(0)",
             "short",
             ANY_IS_BAD,
-            span=8,
+            span=6,
+        ),
+    )
+    night.with_panel(
+        number(
+            "Since the night report",
+            "How long ago the last night report was written.",
+            "time() - max(gramserve_report_written_timestamp_seconds)",
+            "s",
+            ((26 * 3600, "yellow"), (50 * 3600, "red")),
+            span=6,
         ),
     )
     night.with_panel(

@@ -9,6 +9,7 @@ from google.protobuf.json_format import MessageToJson
 from rich.console import Console
 from rich.table import Table
 
+from gramserve.cli.speech import word
 from gramserve.rpc.status import from_status
 from gramserve.v1.slide_pb2 import Call, Finding, Slide
 
@@ -25,9 +26,9 @@ def call_text(slide: Slide) -> str:
         return _findings_text(slide.call.findings)
     if slide.call.outcome == Call.OUTCOME_MIXED_ORGANISMS_SEEN:
         return f"mixed: {_findings_text(slide.call.findings)}"
-    if slide.call.outcome == Call.OUTCOME_NO_ORGANISM_SEEN:
-        return "no organism seen"
-    return f"unassessable: {slide.call.unassessable_reason}"
+    if slide.call.outcome == Call.OUTCOME_UNASSESSABLE:
+        return f"unassessable: {slide.call.unassessable_reason}"
+    return word(Call.Outcome.DESCRIPTOR, slide.call.outcome, "OUTCOME_")
 
 
 def _findings_text(findings: Iterable[Finding]) -> str:
@@ -36,7 +37,7 @@ def _findings_text(findings: Iterable[Finding]) -> str:
 
 def _quantity_text(finding: Finding) -> str:
     told = finding.quantity != Finding.QUANTITY_UNSPECIFIED
-    return Finding.Quantity.Name(finding.quantity).removeprefix("QUANTITY_").lower() if told else ""
+    return word(Finding.Quantity.DESCRIPTOR, finding.quantity, "QUANTITY_") if told else ""
 
 
 def review_text(slide: Slide) -> str:
@@ -55,7 +56,7 @@ def _tiles_text(call: Call) -> str:
 
 def state_text(slide: Slide) -> str:
     """The state in lower case: "queued", "expired"."""
-    return Slide.State.Name(slide.state).removeprefix("STATE_").lower()
+    return word(Slide.State.DESCRIPTOR, slide.state, "STATE_")
 
 
 def failure_reason(slide: Slide) -> str:

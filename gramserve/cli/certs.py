@@ -31,7 +31,7 @@ def init(
     ] = None,
     days: Days = LEAF_DAYS,
 ) -> None:
-    """Make a CA in DIR with certificates of gateway, worker, optimizer, Redis and a first client.
+    """Make a CA in DIR with certificates of gateway, worker, optimizer, night report, Redis and a first client.
 
     Each service is known as localhost, by its own name, and as every --host. Keep ca.key away from the services.
     """

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from gramserve.cli.calls import Rows, json_line, show_calls, write_atomically
-from gramserve.cli.speech import side_console
+from gramserve.cli.speech import side_console, word
 from gramserve.client import TERMINAL_SLIDE_STATES, GramserveClient
 from gramserve.v1.slide_batch_pb2 import SlideBatch
 from gramserve.v1.slide_pb2 import Slide
@@ -99,4 +99,4 @@ def counts_text(batch: SlideBatch) -> str:
 
 def batch_state_text(batch: SlideBatch) -> str:
     """The state in words: "partially succeeded"."""
-    return SlideBatch.State.Name(batch.state).removeprefix("STATE_").replace("_", " ").lower()
+    return word(SlideBatch.State.DESCRIPTOR, batch.state, "STATE_")

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from gramserve.cli import connection
 from gramserve.cli.connection import Gateway
-from gramserve.cli.speech import console, run
+from gramserve.cli.speech import console, run, word
 from gramserve.cli.store_option import STORE, Store, local_actor
 from gramserve.cli.submit import model_name
 from gramserve.store.audit import AuditLog
@@ -111,10 +111,8 @@ def shadow_lines(found: ModelShadow) -> list[str]:
         lines.append(f"organism missed or Gram reaction turned over: {_rate_text(found.very_major)}")
     if found.speed_ratio:
         lines.append(f"engine {found.speed_ratio:.2f} times as fast as production's")
-    for count in found.counts:
-        verdict = ModelShadow.Verdict.Name(count.verdict).removeprefix("VERDICT_")
-        lines.append(f"{count.slide_count:>8} {verdict.lower().replace('_', ' ')}")
-    return lines
+    verdicts = ModelShadow.Verdict.DESCRIPTOR
+    return lines + [f"{count.slide_count:>8} {word(verdicts, count.verdict, 'VERDICT_')}" for count in found.counts]
 
 
 def _rate_text(rate: ModelShadow.Rate) -> str:

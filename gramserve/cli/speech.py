@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import typer
+from google.protobuf.descriptor import EnumDescriptor
 from rich.console import Console
 
 from gramserve import log
@@ -68,6 +69,15 @@ def sentence(error: GramserveError) -> str:
         more = [f"{field}: {what}" for field, what in error.violations[:3] if what not in text]
         text = "; ".join([text, *more])
     return f"{text} ({error.reason})"
+
+
+def word(enum: EnumDescriptor, number: int, prefix: str) -> str:
+    """The name of a value of an enum, without `prefix`, as people read it: "partially succeeded".
+
+    One that only a newer release knows is "unknown".
+    """
+    value = enum.values_by_number.get(number)
+    return "unknown" if value is None else value.name.removeprefix(prefix).replace("_", " ").lower()
 
 
 def run(work: Coroutine[Any, Any, T], unreachable: str = "") -> T:

@@ -11,7 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gramserve.cli.speech import word
 from gramserve.night.words import NOTHING, duration, number, percent
+from gramserve.queue import QUIET_S
 from gramserve.rpc.status import from_status
 from gramserve.v1.operations_pb2 import SystemStatus, WorkerStatus
 from gramserve.v1.slide_batch_pb2 import CompletionStats, SlideBatch
@@ -26,7 +28,7 @@ def alarms(status: SystemStatus) -> list[str]:
     """What a person must do something about, in sentences; empty when the night goes well."""
     found = []
     waiting = status.queue.stat_count + status.queue.routine_count
-    if waiting and not any(worker.serving for worker in status.workers):
+    if waiting and not any(map(_takes_slides, status.workers)):
         found.append(f"{number(waiting)} slides wait, and no worker takes slides")
     if status.late_count:
         found.append(f"{number(status.late_count)} slides will not be done when they are due")
@@ -44,7 +46,10 @@ def status_view(status: SystemStatus, address: str) -> RenderableType:
     """All of it, as wide as the terminal."""
     parts: list[RenderableType] = [_head(status, address), Text()]
     parts += [Text(f"! {alarm}", style="bold red") for alarm in alarms(status)]
-    parts += [_slides(status), _progress(status), _queue(status), Text(), _workers(status)]
+    parts += [_slides(status), _progress(status)]
+    if status.others_open and _left(status.completion_stats):
+        parts.append(Text("other laboratories have slides too: those above may end later than told", style="yellow"))
+    parts += [_queue(status), Text(), _workers(status)]
     if failures := _failures(status):
         parts += [Text(), failures]
     if status.slide_batches:
@@ -130,8 +135,12 @@ def _workers(status: SystemStatus) -> RenderableType:
     return table
 
 
+def _takes_slides(worker: WorkerStatus) -> bool:
+    return worker.serving and worker.age.ToTimedelta().total_seconds() < QUIET_S
+
+
 def _worker_style(worker: WorkerStatus) -> str:
-    if not worker.serving:
+    if not _takes_slides(worker):
         return "red"
     return "yellow" if worker.ready_children < worker.children else ""
 
@@ -156,8 +165,8 @@ def _batches(status: SystemStatus) -> RenderableType:
         late = batch.HasField("deliver_by") and ends.ToMicroseconds() > batch.deliver_by.ToMicroseconds()
         table.add_row(
             batch.name.removeprefix("laboratories/").replace("/slideBatches/", "/"),
-            SlideBatch.Priority.Name(batch.priority).removeprefix("PRIORITY_"),
-            SlideBatch.State.Name(batch.state).removeprefix("STATE_").replace("_", " ").lower(),
+            word(SlideBatch.Priority.DESCRIPTOR, batch.priority, "PRIORITY_").upper(),
+            word(SlideBatch.State.DESCRIPTOR, batch.state, "STATE_"),
             number(stats.total_count),
             number(stats.total_count - _left(stats)),
             Text(number(stats.failed_count), style="red" if stats.failed_count else ""),

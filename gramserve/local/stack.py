@@ -26,7 +26,8 @@ STOP_GRACE_S = 30.0
 class StackOptions:
     """What to run and where: everything is kept below `data_dir`; ports listen on `host`, 0 takes a free one.
 
-    `metrics_port` P > 0 shows metrics of the gateway at P, of the workers at P + 1 ..., of the optimizer after them.
+    `metrics_port` P > 0 shows metrics of the gateway at P, of the workers at P + 1 ..., then of the optimizer and
+    of the night report.
     `children` are the child processes of all workers together; 0 is one for each CPU that may be used. `tls_dir` has
     the certificates that `gramserve certs init` made; with `client_certificates` callers must show one, too.
     `store_url` is a store elsewhere, such as s3://bucket/prefix.
@@ -122,7 +123,7 @@ class Stack:
             "GRAMSERVE_LOG_FORMAT": "json",
             **QUIET_GRPC,
         }
-        metrics = [options.metrics_port + n if options.metrics_port else -1 for n in range(options.workers + 2)]
+        metrics = [options.metrics_port + n if options.metrics_port else -1 for n in range(options.workers + 3)]
         gateway = {
             **self._secured("gateway"),
             "GRAMSERVE_GATEWAY_METRICS_HOST": options.host,
@@ -142,14 +143,19 @@ class Stack:
                 **FEW_ARENAS,
             }
             specs.append(ServiceSpec(f"worker-{number}", "inference_svc", shared | worker))
-        reports = {"GRAMSERVE_REPORT_FOLDER": str(self._dir / "reports")}
+        reports = {
+            **(self._secured("report") if options.metrics_port else {}),
+            "GRAMSERVE_REPORT_METRICS_HOST": options.host,
+            "GRAMSERVE_REPORT_METRICS_PORT": str(metrics[-1]),
+            "GRAMSERVE_REPORT_FOLDER": str(self._dir / "reports"),
+        }
         specs.append(ServiceSpec("report", "gramserve.night", shared | reports))
         if options.optimizer:
             optimizer = {
                 **self._secured("optimizer"),
                 "GRAMSERVE_OPTIMIZER_METRICS_HOST": options.host,
                 "GRAMSERVE_OPTIMIZER_LISTEN": f"{self._host}:{{port}}",
-                "GRAMSERVE_OPTIMIZER_METRICS_PORT": str(metrics[-1]),
+                "GRAMSERVE_OPTIMIZER_METRICS_PORT": str(metrics[-2]),
                 "GRAMSERVE_OPTIMIZER_WORK_FOLDER": str(self._dir / "optimizer"),
             }
             specs.append(ServiceSpec("optimizer", "optimizer_svc", shared | optimizer, options.optimizer_port))

@@ -9,18 +9,27 @@ import time
 
 from gramserve import log
 from gramserve.errors import GramserveError
+from gramserve.metrics import Metrics
 from gramserve.night.mornings import Mornings
 from gramserve.night.settings import ReportSettings
 from gramserve.settings import load
+from gramserve.tls.service import Tls
 
 
-async def serve(mornings: Mornings) -> None:
-    """Work until SIGTERM or SIGINT."""
+async def serve(settings: ReportSettings) -> None:
+    """Work until SIGTERM or SIGINT. Raises Unsafe when the metrics cannot be shown."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    metrics, tls = Metrics(), Tls.of(settings)
+    mornings = Mornings(settings, metrics, time.time)
+    if settings.metrics_port >= 0:
+        metrics.serve(settings.metrics_host, settings.metrics_port, tls=tls)
+    watching = asyncio.create_task(tls.watch(metrics))
     log.get().info("ready", port=0)
     await mornings.run(stop)
+    watching.cancel()
+    metrics.close()
 
 
 def main() -> int:
@@ -28,7 +37,7 @@ def main() -> int:
     try:
         settings = load(ReportSettings)
         log.configure("report", level=settings.log_level, style=settings.log_format)
-        asyncio.run(serve(Mornings(settings, time.time)))
+        asyncio.run(serve(settings))
     except GramserveError as error:
         sys.stderr.write(f"report: {error.message} ({error.reason.value})\n")
         return 2

@@ -53,17 +53,17 @@ class NightRow:
 
 
 async def earlier(objects: ObjectStore, nights: Sequence[Night]) -> list[NightRow]:
-    """A row for each of `nights`. Raises Unavailable, RecordCorrupt."""
-    batches = BatchStore(objects)
+    """A row for each of `nights`, without batches whose night cannot be read. Raises Unavailable."""
+    batches, damaged = BatchStore(objects), set[str]()
     rows = [NightRow(night) for night in nights]
     for laboratory in await objects.folders("batches"):
         for row in rows:
-            async for record in accepted(batches, laboratory, row.night):
+            async for record in accepted(batches, laboratory, row.night, damaged):
                 row.accepted += record.slide_count
                 with suppress(RecordCorrupt):  # its slides count as open
                     await _take(batches, record, row)
     for laboratory in await objects.folders("tombstones"):
-        stones = await purged(objects, laboratory, nights)
+        stones = await purged(objects, laboratory, nights, damaged)
         for row in rows:
             row.purged += sum(
                 stone.slide_count for stone in stones if row.night.begin <= stone.create_time < row.night.end

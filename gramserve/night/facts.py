@@ -98,6 +98,7 @@ class NightFacts:
     `reviews` lists the first slides for review of each priority, `review` counts all.
     `ended` counts the slides by the quarter of an hour (its start, Unix seconds) in which they ended, and by state.
     `purged` slides were accepted, too, and deleted at the end of their retention: nothing else is known of them.
+    `damaged` batches are in no sum, as their night cannot be read.
     """
 
     night: Night
@@ -110,6 +111,7 @@ class NightFacts:
     reused: int = 0
     late: int = 0
     purged: int = 0
+    damaged: int = 0
     ended: dict[float, Counter[SlideState]] = field(default_factory=dict)
     times: dict[Priority, Times] = field(default_factory=lambda: {priority: Times() for priority in Priority})
     failures: dict[str, Failures] = field(default_factory=dict)

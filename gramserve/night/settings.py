@@ -20,6 +20,10 @@ class ReportSettings(SharedSettings):
         env_prefix="GRAMSERVE_REPORT_", frozen=True, extra="ignore", populate_by_name=True
     )
 
+    metrics_host: str = Field(default="127.0.0.1", description="Address on which the metrics are shown.")
+    metrics_port: int = Field(
+        default=9104, ge=-1, le=65535, description="Port of the metrics; 0 takes a free one, -1 shows none."
+    )
     folder: str = Field(
         default="./gramserve-data/reports",
         description="Folder of the reports; made when missing, for its owner alone.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
+from gramserve.errors import NotFound
 from gramserve.night.batch import BatchView, view_batch
 from gramserve.night.facts import BatchFacts, Failures, ModelUse, NightFacts, Place, Review
 from gramserve.night.window import Night
@@ -23,37 +24,46 @@ _PAGE = 256
 async def survey(objects: ObjectStore, night: Night, now: float) -> NightFacts:
     """What became of the slides that were accepted in `night`, as of `now` (Unix seconds).
 
-    Slides of a batch with a damaged record count as open, and a problem says so. Raises Unavailable when the store
-    cannot be read, RecordCorrupt when the record of a batch itself is damaged.
+    Slides of a batch with a damaged record count as open, and a problem says so. Where what was accepted is damaged,
+    the night of the batch is not known: it is told in every one. Raises Unavailable when the store cannot be read.
     """
     batches, facts = BatchStore(objects), NightFacts(night, now)
     for laboratory in await objects.folders("batches"):
-        async for record in accepted(batches, laboratory, night):
+        damaged: set[str] = set()
+        async for record in accepted(batches, laboratory, night, damaged):
             try:
                 await _read(batches, record, facts)
-            except RecordCorrupt as damaged:  # of this batch no more is known; the others have their report
-                facts.problems.append(f"{record.laboratory}/{record.batch}: {damaged.message}")
+            except (RecordCorrupt, NotFound) as fault:  # of this batch no more is known; the others have their report
+                lost = "a part of its manifest is missing; restore it from a backup"
+                why = fault.message if isinstance(fault, RecordCorrupt) else lost
+                facts.problems.append(f"{record.laboratory}/{record.batch}: {why}")
                 _take(facts, record, Counter(), 0, None)
+        _tell(facts, laboratory, damaged, "what was accepted")
     for laboratory in await objects.folders("tombstones"):
-        facts.purged += sum(stone.slide_count for stone in await purged(objects, laboratory, [night]))
+        damaged = set()
+        facts.purged += sum(stone.slide_count for stone in await purged(objects, laboratory, [night], damaged))
+        _tell(facts, laboratory, damaged, "what was purged")
     del facts.problems[MOST_PROBLEMS:]
     return facts
 
 
 async def any_accepted(objects: ObjectStore, night: Night) -> bool:
-    """Whether a batch was accepted in `night`. Raises Unavailable."""
+    """Whether a batch was, or may have been, accepted in `night`. Raises Unavailable."""
     batches = BatchStore(objects)
     for laboratory in await objects.folders("batches"):
-        async for _ in accepted(batches, laboratory, night):
+        damaged: set[str] = set()
+        async for _ in accepted(batches, laboratory, night, damaged):
+            return True
+        if damaged:
             return True
     return False
 
 
-async def accepted(batches: BatchStore, laboratory: str, night: Night) -> AsyncIterator[BatchRecord]:
-    """The batches that were accepted in `night`, newest first."""
+async def accepted(batches: BatchStore, laboratory: str, night: Night, damaged: set[str]) -> AsyncIterator[BatchRecord]:
+    """The batches that were accepted in `night`, newest first; those of which nothing can be read are `damaged`."""
     after = (night.end, "")
     while True:
-        page = await batches.list_batches(laboratory, limit=_PAGE, after=after)
+        page = await batches.list_batches(laboratory, limit=_PAGE, after=after, damaged=damaged)
         for record in page:
             if record.create_time < night.begin:
                 return
@@ -64,16 +74,33 @@ async def accepted(batches: BatchStore, laboratory: str, night: Night) -> AsyncI
         after = (page[-1].create_time, page[-1].batch)
 
 
-async def purged(objects: ObjectStore, laboratory: str, nights: Sequence[Night]) -> list[TombstoneRecord]:
-    """What is left of the batches that were accepted in one of `nights` and deleted since."""
+async def purged(
+    objects: ObjectStore, laboratory: str, nights: Sequence[Night], damaged: set[str]
+) -> list[TombstoneRecord]:
+    """What is left of the batches that were accepted in one of `nights` and deleted since, or else is `damaged`."""
     paths = [info.path async for info in objects.list(f"tombstones/{laboratory}")]
     found: list[TombstoneRecord] = []
     for start in range(0, len(paths), _PAGE):
-        for data in await objects.get_many(paths[start : start + _PAGE]):
-            stone = TombstoneRecord.from_json(data) if data is not None else None
+        some = paths[start : start + _PAGE]
+        for path, data in zip(some, await objects.get_many(some), strict=True):
+            try:
+                stone = TombstoneRecord.from_json(data) if data is not None else None
+            except RecordCorrupt:
+                damaged.add(path.rpartition("/")[2].removesuffix(".json"))
+                continue
             if stone is not None and any(night.begin <= stone.create_time < night.end for night in nights):
                 found.append(stone)
     return found
+
+
+def _tell(facts: NightFacts, laboratory: str, damaged: set[str], what: str) -> None:
+    """Counts batches that are in no sum, and names them."""
+    facts.damaged += len(damaged)
+    facts.problems += [
+        f"{laboratory}/{batch}: the record of {what} is damaged, so that its night is not known and its slides are "
+        "in no sum; restore it from a backup"
+        for batch in sorted(damaged)
+    ]
 
 
 async def _read(batches: BatchStore, record: BatchRecord, facts: NightFacts) -> None:

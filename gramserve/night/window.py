@@ -9,6 +9,8 @@ from datetime import date, datetime, time, timedelta, tzinfo
 from gramserve.errors import InvalidInput, Reason
 
 _EVENING = timedelta(hours=18)
+_FIRST, _LAST = date(1970, 1, 1), date(9998, 12, 31)
+"""Nights beside each of these are days that a computer knows, too."""
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -43,10 +45,14 @@ class Night:
 
 
 def parse_day(text: str) -> date:
-    """The day that "2026-11-25" names; raises InvalidInput (INVALID_FIELD)."""
+    """The day that "2026-11-25" names, of the years 1970 to 9998; raises InvalidInput (INVALID_FIELD)."""
     what = "must be a day such as 2026-11-25"
     try:
         # fromisoformat takes other ways to write a day, too.
-        return date.fromisoformat(text if _DAY.fullmatch(text) else "")
+        day = date.fromisoformat(text if _DAY.fullmatch(text) else "")
     except ValueError:
         raise InvalidInput(Reason.INVALID_FIELD, f"a night {what}", violations=[("night", what)]) from None
+    if not _FIRST <= day <= _LAST:
+        what = f"must be from {_FIRST} to {_LAST}"
+        raise InvalidInput(Reason.INVALID_FIELD, f"a night {what}", violations=[("night", what)])
+    return day

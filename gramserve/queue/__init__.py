@@ -7,7 +7,7 @@ from gramserve.queue.contact import ContactWatch
 from gramserve.queue.embedded import EmbeddedRedis
 from gramserve.queue.memory import Memory, memory
 from gramserve.queue.queue import Queue
-from gramserve.queue.roster import Card, Roster, Seen
+from gramserve.queue.roster import QUIET_S, Card, Roster, Seen
 from gramserve.queue.states import (
     Completion,
     Depth,
@@ -23,6 +23,7 @@ from gramserve.queue.states import (
 )
 
 __all__ = [
+    "QUIET_S",
     "Card",
     "Completion",
     "ContactWatch",

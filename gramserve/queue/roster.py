@@ -13,6 +13,9 @@ from gramserve.queue.script import Scripts
 SILENCE_S = 30.0
 """A worker that was silent for so long is not listed any more."""
 
+QUIET_S = 10.0
+"""A worker tells of itself every 3 s; one that was quiet for so long runs no slides, though it may hold some."""
+
 
 @dataclass(frozen=True, slots=True)
 class Card:

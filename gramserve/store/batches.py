@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from gramserve.errors import AlreadyExists, NotFound, Reason
@@ -95,9 +96,17 @@ class BatchStore:
         return await self.objects.size(layout.tombstone_path(laboratory, batch)) is not None
 
     async def list_batches(
-        self, laboratory: str, *, limit: int, after: tuple[float, str] | None = None
+        self,
+        laboratory: str,
+        *,
+        limit: int,
+        after: tuple[float, str] | None = None,
+        damaged: set[str] | None = None,
     ) -> list[BatchRecord]:
-        """At most `limit` batches of the laboratory, newest first, behind (create_time, batch id) `after`."""
+        """At most `limit` batches of the laboratory, newest first, behind (create_time, batch id) `after`.
+
+        A batch whose record cannot be read is left out and put into `damaged`; without that, RecordCorrupt is raised.
+        """
         times = self._create_times.setdefault(laboratory, {})
         names = set(await self.objects.folders(f"batches/{laboratory}"))
         for gone in times.keys() - names:
@@ -105,12 +114,10 @@ class BatchStore:
         new = [name for name in sorted(names) if name not in times]
         for some in _together(new):
             found = await self.objects.get_many([layout.batch_path(laboratory, name) for name in some])
-            # None: a manifest whose batch is not (or not yet) committed.
-            times.update(
-                (name, BatchRecord.from_json(data).create_time)
-                for name, data in zip(some, found, strict=True)
-                if data is not None
-            )
+            for name, data in zip(some, found, strict=True):
+                if data is not None:  # else a manifest whose batch is not (or not yet) committed
+                    with _told(damaged, name):
+                        times[name] = BatchRecord.from_json(data).create_time
         order = sorted(((-time, name) for name, time in times.items()))
         if after is not None:
             order = [key for key in order if key > (-after[0], after[1])]
@@ -118,9 +125,10 @@ class BatchStore:
         for following in _together([name for _, name in order]):
             tombstones = await self.objects.get_many([layout.tombstone_path(laboratory, name) for name in following])
             for name, tombstone in zip(following, tombstones, strict=True):
-                record = await self.get_batch(laboratory, name) if tombstone is None else None
-                if record is not None:
-                    records.append(record)
+                with _told(damaged, name):
+                    record = await self.get_batch(laboratory, name) if tombstone is None else None
+                    if record is not None:
+                        records.append(record)
                 if len(records) == limit:
                     return records
         return records
@@ -305,6 +313,17 @@ class BatchStore:
         if record is None:
             raise NotFound(Reason.UNKNOWN_BATCH, "There is no such batch.")
         return record.slide_count
+
+
+@contextmanager
+def _told(damaged: set[str] | None, name: str) -> Iterator[None]:
+    """Puts `name` into `damaged`, where there is that, when its record turns out to be unreadable."""
+    try:
+        yield
+    except RecordCorrupt:
+        if damaged is None:
+            raise
+        damaged.add(name)
 
 
 def _number(path: str, suffix: str) -> int:

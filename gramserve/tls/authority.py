@@ -19,7 +19,7 @@ from gramserve.errors import AlreadyExists, InvalidInput, NotFound, Reason
 
 CA_DAYS = 3650
 LEAF_DAYS = 397
-SERVICES = ("gateway", "worker", "optimizer", "redis")
+SERVICES = ("gateway", "worker", "optimizer", "report", "redis")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _EARLIER = timedelta(hours=1)  # clocks of a laboratory differ
 

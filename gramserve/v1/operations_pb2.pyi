@@ -40,14 +40,21 @@ class SystemStatus(_message.Message):
     SLIDE_BATCHES_FIELD_NUMBER: _builtins.int
     SLIDE_BATCH_COUNT_FIELD_NUMBER: _builtins.int
     DAMAGED_SLIDE_BATCHES_FIELD_NUMBER: _builtins.int
+    OTHERS_OPEN_FIELD_NUMBER: _builtins.int
     release: _builtins.str
     """Release of the gateway that answers."""
     slides_per_second: _builtins.float
-    """Slides that end in a second, over the batches that run now; 0 when not known."""
+    """Slides that end in a second, over the batches that run now; 0 when not known, and
+    when no worker that takes slides was heard of in the last 10 seconds.
+    """
     late_count: _builtins.int
     """Open slides that will have ended after they are due, at that rate."""
     slide_batch_count: _builtins.int
     """Batches that are open or were accepted since, those that are not listed too."""
+    others_open: _builtins.bool
+    """Whether batches of laboratories that the caller may not see are open, too: no estimate
+    here knows of them, and what is estimated may come later.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When this was so."""
@@ -92,10 +99,11 @@ class SystemStatus(_message.Message):
         slide_batches: _abc.Iterable[_slide_batch_pb2.SlideBatch] | None = ...,
         slide_batch_count: _builtins.int = ...,
         damaged_slide_batches: _abc.Iterable[_builtins.str] | None = ...,
+        others_open: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["completion_stats", b"completion_stats", "estimated_end_time", b"estimated_end_time", "queue", b"queue", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_stats", b"completion_stats", "damaged_slide_batches", b"damaged_slide_batches", "estimated_end_time", b"estimated_end_time", "late_count", b"late_count", "queue", b"queue", "release", b"release", "slide_batch_count", b"slide_batch_count", "slide_batches", b"slide_batches", "slides_per_second", b"slides_per_second", "time", b"time", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_stats", b"completion_stats", "damaged_slide_batches", b"damaged_slide_batches", "estimated_end_time", b"estimated_end_time", "late_count", b"late_count", "others_open", b"others_open", "queue", b"queue", "release", b"release", "slide_batch_count", b"slide_batch_count", "slide_batches", b"slide_batches", "slides_per_second", b"slides_per_second", "time", b"time", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

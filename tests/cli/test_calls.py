@@ -12,6 +12,11 @@ GNR = Finding(label="GNR", quantity=Finding.QUANTITY_FEW, probability=0.9)
 COCCI = Finding(label="GPC_CLUSTERS", probability=0.8)
 
 
+def _seen(finding: Finding) -> Slide:
+    call = Call(outcome=Call.OUTCOME_ORGANISMS_SEEN, findings=[finding])
+    return Slide(state=Slide.STATE_SUCCEEDED, call=call)
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
@@ -24,6 +29,18 @@ COCCI = Finding(label="GPC_CLUSTERS", probability=0.8)
 )
 def test_a_call_in_a_few_words(call: Call, text: str) -> None:
     assert call_text(Slide(state=Slide.STATE_SUCCEEDED, call=call)) == text
+
+
+@pytest.mark.parametrize(
+    ("slide", "text"),
+    [
+        (Slide(state=Slide.STATE_SUCCEEDED, call=Call(outcome=99)), "unknown"),
+        (Slide(state=99), "unknown"),
+        (_seen(Finding(label="GNR", quantity=99)), "GNR unknown"),
+    ],
+)
+def test_what_only_a_newer_release_knows_is_unknown_and_never_called_something_else(slide: Slide, text: str) -> None:
+    assert call_text(slide) == text
 
 
 def test_what_is_suspected_stands_with_the_reasons_for_review() -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from gramserve.access.principal import Role
 from gramserve.client import GramserveClient
+from gramserve.night.window import Night as CalendarNight
 from gramserve.oip.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from gramserve.queue import connect
 from gramserve.rpc.channel import open_channel
@@ -39,6 +40,7 @@ from tests.doors.callers import Callers
 from tests.e2e.running import Up
 from tests.inference.hooks import FOLDER
 from tests.inference.oip import tile_request, tiles_of
+from tests.night.nights import NightStore
 from tests.optimizer_service.conftest import SCRIPTED, Caller
 from tests.waiting import until
 
@@ -152,7 +154,7 @@ class Night:
 
 @asynccontextmanager
 async def night(folder: Path) -> AsyncIterator[Night]:
-    """A gateway, two workers and an optimizer whose search is a script, all with TLS and tokens, and a Prometheus.
+    """A gateway, two workers, an optimizer whose search is a script, a night report, all with TLS, and a Prometheus.
 
     Redis has a limit of memory, and a second version runs in the shadow of the first.
     """
@@ -172,7 +174,8 @@ async def night(folder: Path) -> AsyncIterator[Night]:
     await publish_tiny(registry, **validated)
     version, _ = await publish_tiny(registry, promote=False, sharpness=70.0, **validated)
     await registry.promote("gram", version, "shadow", share=1.0)
-    first = _free_ports(WORKERS + 2)
+    await _last_night(NightStore(open_store(str(folder / "up" / "store"))))
+    first = _free_ports(WORKERS + 3)
     up = Up(
         folder / "up",
         *("--no-optimizer", "--workers", str(WORKERS), "--children", str(WORKERS)),
@@ -184,12 +187,14 @@ async def night(folder: Path) -> AsyncIterator[Night]:
             "GRAMSERVE_WORKER_STOP_GRACE_S": "1",
             "GRAMSERVE_WORKER_RETRY_DELAY_S": "0.2",
             "GRAMSERVE_GATEWAY_RETENTION_UPLOADS_DAYS": "1",
+            "GRAMSERVE_REPORT_AT": "00:00",
         },
     )
     ports = {
         "gateway": [first],
         "worker": list(range(first + 1, first + 1 + WORKERS)),
         "optimizer": [first + WORKERS + 1],
+        "report": [first + WORKERS + 2],
     }
     try:
         await up.ready()
@@ -207,7 +212,7 @@ async def night(folder: Path) -> AsyncIterator[Night]:
             ):
 
                 async def all_are_up() -> bool:
-                    return await prometheus.value("up") == WORKERS + 2
+                    return await prometheus.value("up") == WORKERS + 3
 
                 since = datetime.now(UTC).timestamp()
                 await until(all_are_up, 60, "Prometheus scrapes everything")
@@ -216,6 +221,15 @@ async def night(folder: Path) -> AsyncIterator[Night]:
             await app.stop()
     finally:
         await up.stop()
+
+
+async def _last_night(store: NightStore) -> None:
+    """A batch of yesterday, of which there is a report to write."""
+    yesterday = datetime.now(UTC).astimezone().date() - timedelta(days=1)
+    at = CalendarNight.of(yesterday).begin
+    batch = await store.batch("yesterday", 1, at=at)
+    await store.succeeded(batch, 0)
+    await store.end(batch, "S", at + 3600)
 
 
 def _optimizer(folder: Path, redis_url: str, metrics_port: int) -> OptimizerSettings:

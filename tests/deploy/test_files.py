@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.settings import GatewaySettings
+from gramserve.night.settings import ReportSettings
+from inference_svc.settings import WorkerSettings
+from optimizer_svc.settings import OptimizerSettings
 from tests.sources import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -64,8 +68,33 @@ def test_every_service_speaks_TLS_and_tells_callers_apart(name: str) -> None:
     assert "GRAMSERVE_ALLOW_ANONYMOUS" not in environment
 
 
-def test_what_makes_the_reports_has_no_network() -> None:
-    assert SERVICES["report"]["network_mode"] == "none"
+def test_what_makes_the_reports_reaches_nothing_but_Prometheus() -> None:
+    (network,) = SERVICES["report"]["networks"]
+    assert COMPOSE["networks"][network]["internal"] is True
+    assert [name for name, service in SERVICES.items() if network in service.get("networks", [])] == [
+        "report",
+        "prometheus",
+    ]
+    assert "default" in SERVICES["prometheus"]["networks"]
+
+
+def test_every_service_of_ours_is_scraped_by_its_name_over_TLS() -> None:
+    jobs = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    settings = {
+        "gateway": GatewaySettings,
+        "worker": WorkerSettings,
+        "optimizer": OptimizerSettings,
+        "report": ReportSettings,
+    }
+    assert [job["job_name"] for job in jobs] == [*settings]
+    for job in jobs:
+        name = job["job_name"]
+        (found,) = job["dns_sd_configs"]
+        assert (found["names"], found["port"]) == ([name], settings[name]().metrics_port)
+        assert (job["scheme"], job["tls_config"]["server_name"]) == ("https", name)
+        environment = SERVICES[name]["environment"]
+        (host,) = [value for key, value in environment.items() if key.endswith("_METRICS_HOST")]
+        assert (host, environment["GRAMSERVE_TLS_CERT_FILE"]) == ("0.0.0.0", "/keys/cert.pem")
 
 
 def test_nothing_is_published_beyond_this_machine() -> None:
@@ -77,8 +106,7 @@ def test_nothing_is_published_beyond_this_machine() -> None:
 def test_each_service_sees_its_own_key_and_no_other() -> None:
     for name, service in SERVICES.items():
         keys = [volume.split(":")[0] for volume in service.get("volumes", []) if volume.startswith("keys-")]
-        own = [] if name == "report" else [f"keys-{name}"]  # it has no network
-        assert name == "keys" or keys == own, name
+        assert name == "keys" or keys == [f"keys-{name}"], name
         assert name == "keys" or not [volume for volume in service.get("volumes", []) if "authority" in volume]
 
 

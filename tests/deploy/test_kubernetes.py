@@ -35,7 +35,7 @@ SETTINGS: dict[str, type[SharedSettings]] = {
 }
 PODS = ("Deployment", "StatefulSet")
 SECRETS = {
-    *(f"gramserve-{name}-tls" for name in (*SETTINGS, "redis")),
+    *(f"gramserve-{name}-tls" for name in (*SETTINGS, "report", "redis")),
     "gramserve-access",
     "gramserve-store",
 }
@@ -306,6 +306,10 @@ def test_the_night_report_reads_the_store_that_the_services_write(monkeypatch: p
     assert settings.folder in {mount["mountPath"] for mount in one["volumeMounts"]}
     claims = {claim["metadata"]["name"] for claim in named("StatefulSet", "report")["spec"]["volumeClaimTemplates"]}
     assert "reports" in claims
+    assert settings.metrics_port == one["ports"][0]["containerPort"]
+    assert (settings.tls_cert_file, settings.tls_key_file) == ("/keys/tls.crt", "/keys/tls.key")
+    secrets = {volume["secret"]["secretName"] for volume in dict(pods())["report"]["volumes"] if "secret" in volume}
+    assert secrets == {"gramserve-report-tls"}
 
 
 def test_nothing_talks_to_anything_unless_it_is_said() -> None:

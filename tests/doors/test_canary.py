@@ -294,7 +294,7 @@ async def test_a_name_is_found_nowhere_but_in_the_store(tmp_path: Path) -> None:
             subprocess.run, command, capture_output=True, timeout=HANGS_S, check=False, env=os.environ
         )
         metrics = []
-        for port in range(METRICS_PORT, METRICS_PORT + 3):
+        for port in range(METRICS_PORT, METRICS_PORT + 4):
             url = f"http://127.0.0.1:{port}/metrics"
             metrics.append(await asyncio.to_thread(lambda url=url: urllib.request.urlopen(url, timeout=HANGS_S).read()))
         redis = await in_redis(up)

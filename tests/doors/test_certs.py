@@ -20,7 +20,7 @@ from tests.doors.laboratory import Laboratory
 from tests.waiting import HANGS_S
 
 runner = CliRunner()
-NAMES = ["ca", "client", "gateway", "optimizer", "redis", "worker"]
+NAMES = ["ca", "client", "gateway", "optimizer", "redis", "report", "worker"]
 
 
 def _run(*words: str | Path, code: int = 0) -> str:

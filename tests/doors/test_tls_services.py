@@ -27,7 +27,7 @@ SERVICES = {"gateway": "GATEWAY", "inference_svc": "WORKER", "optimizer_svc": "O
 @pytest.fixture
 def laboratory(tmp_path: Path) -> Laboratory:
     made = Laboratory(tmp_path / "certs")
-    for name in ("gateway", "worker", "optimizer"):
+    for name in ("gateway", "worker", "optimizer", "report"):
         made.authority.issue(name, hosts=("127.0.0.1",))
     return made
 
@@ -121,7 +121,7 @@ async def test_up_serves_every_listener_with_the_certificate_of_its_service_and_
     laboratory: Laboratory, tmp_path: Path
 ) -> None:
     await publish_tiny(Registry(open_store(str(tmp_path / "data" / "store"))))
-    first = _free_ports(3)
+    first = _free_ports(4)
     words = ("--tls-dir", laboratory.file(""), "--client-certificates", "--metrics-port", str(first))
     up = Up(tmp_path / "data", *words)
     try:
@@ -130,8 +130,8 @@ async def test_up_serves_every_listener_with_the_certificate_of_its_service_and_
             int(up.address(name).rpartition(":")[2]): name.partition("-")[0]
             for name in ("gateway", "worker-1", "optimizer")
         }
-        listeners |= {first: "gateway", first + 1: "worker", first + 2: "optimizer"}
-        assert len(listeners) == 6
+        listeners |= {first: "gateway", first + 1: "worker", first + 2: "optimizer", first + 3: "report"}
+        assert len(listeners) == 7
         for port, name in listeners.items():
             seen = await asyncio.to_thread(shown, port, laboratory.context("client"))
             assert seen.serial_number == laboratory.serial(name)

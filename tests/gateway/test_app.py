@@ -84,9 +84,12 @@ async def test_an_absent_redis_or_a_taken_port_is_said_at_the_start(tmp_path: Pa
     stack = Stack(tmp_path, redis)
     with pytest.raises(Unavailable):
         await App(stack.settings(redis_url="unix:///nowhere/redis.sock")).start()
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(GramserveError) as raised:
-        await App(stack.settings(listen=f"127.0.0.1:{taken.getsockname()[1]}")).start()
-    assert raised.value.reason is Reason.INVALID_SETTINGS
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for setting in ({"listen": f"127.0.0.1:{port}"}, {"metrics_port": port}):
+            with pytest.raises(GramserveError) as raised:
+                await App(stack.settings(**setting)).start()
+            assert raised.value.reason is Reason.INVALID_SETTINGS
     await stack.stop()
 
 

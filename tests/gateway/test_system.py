@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -10,11 +11,14 @@ import pytest
 
 from gateway.names import BatchName
 from gateway.progress import forecast
+from gateway.rounds import Rounds
 from gateway.system import SystemView
 from gateway.views import BatchView, Views
 from gramserve.access.principal import Principal, Role
 from gramserve.cli.status_view import alarms
-from gramserve.queue import Card, Roster
+from gramserve.queue import Card, Roster, Seen
+from gramserve.store import layout
+from gramserve.store.batches import BatchStore
 from gramserve.store.records import BatchRecord, BatchState, Counts, Priority
 from gramserve.v1 import slide_batch_pb2 as b
 from gramserve.v1.operations_pb2 import SystemStatus
@@ -23,6 +27,8 @@ from gramserve.v1.operations_service_pb2_grpc import OperationsServiceStub
 from tests.gateway.stack import Stack, slides
 
 NOW = 1_000_000.0
+SERVING = Card("0.1.0", 2, 2, 5, 1.5, ("models/gram/versions/1",), serving=True)
+EVERYBODY = Principal("all", frozenset({Role.OPERATOR}), frozenset({"*"}))
 
 
 async def look(stack: Stack, since: float | None = None) -> SystemStatus:
@@ -119,6 +125,23 @@ async def test_a_damaged_record_of_one_batch_is_told_and_hides_no_other(stack: S
     assert "restore" in alarm
 
 
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_batch_of_which_nothing_can_be_read_is_told_and_hides_no_other(stack: Stack, ended: bool) -> None:
+    whole, damaged = await stack.create(3), await stack.create(2)
+    if ended:
+        await stack.worker.drain()
+        for batch in (whole, damaged):
+            await stack.ended(batch.name)
+    _, laboratory, _, name = damaged.name.split("/")
+    await stack.stop_gateway()
+    await stack.objects.put(layout.batch_path(laboratory, name), b"{")
+    roster = Roster(stack._redis_client, "slides")
+    system = await SystemView(BatchStore(stack.objects), _views(stack), stack.queue, roster, time.time).look(EVERYBODY)
+    assert [one.resource for one in system.damaged] == [damaged.name]
+    assert [view.name.resource for view in [*system.open.batches, *system.ended]] == [whole.name]
+    assert system.counts.total == 3
+
+
 async def test_an_ended_batch_that_is_tried_again_is_open_and_then_counts_anew(stack: Stack) -> None:
     batch = await stack.create(2)
     await stack.run(batch.name, failing={0})
@@ -157,6 +180,7 @@ async def test_batches_of_earlier_nights_are_left_out_unless_they_are_open(stack
 
 async def test_slides_that_end_give_a_rate_and_an_end(stack: Stack) -> None:
     batch = await stack.create(30)
+    await Roster(stack._redis_client, "slides").announce("w-7", SERVING)
     for lease in await stack.worker.lease(20):
         await stack.worker.finish(lease)
     await stack.worker.lease(2)
@@ -167,9 +191,37 @@ async def test_slides_that_end_give_a_rate_and_an_end(stack: Stack) -> None:
     assert status.slide_batches[0].name == batch.name
 
 
+@pytest.mark.parametrize(
+    ("card", "age_s", "ends"), [(SERVING, 9, True), (SERVING, 10, False), (replace(SERVING, serving=False), 0, False)]
+)
+async def test_there_is_no_rate_and_no_end_once_no_worker_takes_slides(
+    stack: Stack, card: Card, age_s: float, ends: bool
+) -> None:
+    await stack.create(30)
+    for lease in await stack.worker.lease(20):
+        await stack.worker.finish(lease)
+    await stack.worker.lease(2)  # it died with these
+    system = SystemView(stack.batches, _views(stack), stack.queue, await _silent(stack, card, age_s), time.time)
+    seen = await system.look(EVERYBODY)
+    assert seen.counts.running == 2
+    assert (seen.open.per_second > 0, seen.open.end_time is not None) == (ends, ends)
+
+
+async def _silent(stack: Stack, card: Card, age_s: float) -> Roster:
+    """The roster as it is when its only worker was silent for `age_s` more seconds."""
+
+    class Later(Roster):
+        async def workers(self) -> list[Seen]:
+            return [replace(seen, age_s=seen.age_s + age_s) for seen in await super().workers()]
+
+    roster = Later(stack._redis_client, "slides")
+    await roster.announce("w-7", card)
+    return roster
+
+
 async def test_workers_are_listed_as_they_said(stack: Stack) -> None:
     roster = Roster(stack._redis_client, "slides")
-    await roster.announce("w-7", Card("0.1.0", 2, 2, 5, 1.5, ("models/gram/versions/1",), serving=True))
+    await roster.announce("w-7", SERVING)
     (worker,) = (await look(stack)).workers
     assert (worker.worker_id, worker.release, worker.ready_children, worker.leased_count) == ("w-7", "0.1.0", 2, 5)
     assert list(worker.model_versions) == ["models/gram/versions/1"]
@@ -185,22 +237,23 @@ async def test_an_operator_sees_the_batches_of_its_laboratories_and_no_others(st
     await stack.ended(ended.name)
     await stack.ended(theirs.name)
     await stack.create(1, parent="laboratories/south")
-    views = Views(stack.batches, _rounds(stack), stack.queue, time.time)
-    system = SystemView(stack.batches, views, stack.queue, Roster(stack._redis_client, "slides"), time.time)
+    roster = Roster(stack._redis_client, "slides")
+    system = SystemView(stack.batches, _views(stack), stack.queue, roster, time.time)
     north = Principal("op", frozenset({Role.OPERATOR}), frozenset({"north"}))
     seen = await system.look(north)
     assert seen.counts.total == 2
     assert {view.name.laboratory for view in [*seen.open.batches, *seen.ended]} == {"north"}
+    assert seen.others_open
     # What another principal saw before is not shown to this one.
-    everything = await system.look(Principal("all", frozenset({Role.OPERATOR}), frozenset({"*"})))
-    assert everything.counts.total == 12
+    everything = await system.look(EVERYBODY)
+    assert (everything.counts.total, everything.others_open) == (12, False)
     assert (await system.look(north)).counts.total == 2
 
 
-def _rounds(stack: Stack) -> Any:
-    from gateway.rounds import Rounds
-
-    return Rounds(stack.batches)
+def _views(stack: Stack) -> Views:
+    """Of what stands in the store now: nothing is remembered."""
+    batches = BatchStore(stack.objects)
+    return Views(batches, Rounds(batches), stack.queue, time.time)
 
 
 async def test_without_Redis_the_call_says_so(stack: Stack) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import stat
+import subprocess
+import sys
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gramserve.errors import InvalidInput
+from gramserve.metrics import Metrics
 from gramserve.night.mornings import AGAIN_S, Mornings
 from gramserve.night.settings import ReportSettings
 from gramserve.night.window import Night
@@ -40,8 +45,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "reports"
 
 
-def mornings(store: NightStore, store_url: str, folder: Path, clock: Wall, **settings: object) -> Mornings:
-    return Mornings(ReportSettings(store_url=store_url, folder=str(folder), **settings), clock, ZONE)
+def mornings(
+    store: NightStore,
+    store_url: str,
+    folder: Path,
+    clock: Wall,
+    metrics: Metrics | None = None,
+    **settings: object,
+) -> Mornings:
+    told = ReportSettings(store_url=store_url, folder=str(folder), **settings)
+    return Mornings(told, metrics or Metrics(), clock, ZONE)
+
+
+def read(metrics: Metrics, name: str) -> float | None:
+    return metrics.registry.get_sample_value(f"gramserve_{name}")
 
 
 async def a_batch(store: NightStore, name: str = "night-1", *, at: float = EVENING, ended: bool = True) -> None:
@@ -170,15 +187,68 @@ async def test_reports_are_deleted_at_the_end_of_their_time_and_nothing_else_is(
     assert pages(folder) == ["night-2026-10-30.html", "night-2026-11-25.html", "notes.html"]
 
 
-async def test_a_store_that_is_away_is_tried_again(store: NightStore, store_url: str, folder: Path) -> None:
-    clock = Wall(EVENING)
-    reports = mornings(store, store_url, folder, clock)
+async def test_a_store_that_is_away_is_tried_again_and_each_failure_is_counted(
+    store: NightStore, store_url: str, folder: Path
+) -> None:
+    clock, metrics = Wall(EVENING), Metrics()
+    reports = mornings(store, store_url, folder, clock, metrics)
     clock.now = SEVEN
-    await reports.look()
+    for _ in range(2):
+        await reports.look()
     assert pages(folder) == []
+    assert read(metrics, "report_failures_total") == 2
     await a_batch(store)
     await reports.look()
     assert pages(folder) == ["night-2026-11-25.html"]
+    assert read(metrics, "report_failures_total") == 2
+
+
+async def test_metrics_tell_when_the_last_report_was_written_and_for_how_long_one_is_missing(
+    store: NightStore, store_url: str, folder: Path
+) -> None:
+    clock, metrics = Wall(SEVEN - 1), Metrics()
+    reports = mornings(store, store_url, folder, clock, metrics)
+    await store.objects.put("models/x", b"")
+    await reports.look()  # nothing was accepted before gramserve came
+    assert (read(metrics, "report_overdue_seconds"), read(metrics, "report_written_timestamp_seconds")) == (0, None)
+    await a_batch(store)
+    clock.now = SEVEN + 40
+    assert read(metrics, "report_overdue_seconds") == 40
+    await reports.look()
+    assert read(metrics, "report_overdue_seconds") == 0
+    assert read(metrics, "report_written_timestamp_seconds") == SEVEN + 40
+    clock.now = NIGHT.end + 7  # that of the whole night
+    assert read(metrics, "report_overdue_seconds") == 7
+    await reports.look()
+    assert read(metrics, "report_overdue_seconds") == 0
+    clock.now = SEVEN + DAY + 2
+    # Also what a process tells that did not write it.
+    again = Metrics()
+    mornings(store, store_url, folder, clock, again)
+    assert read(again, "report_overdue_seconds") == 2
+    assert read(again, "report_written_timestamp_seconds") == NIGHT.end + 7
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"), [("GRAMSERVE_REPORT_METRICS_HOST", "plain text"), ("", "is the port taken?")]
+)
+async def test_metrics_that_cannot_be_shown_are_said_in_one_line_at_the_start(
+    store_url: str, folder: Path, setting: str, said: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environment = {
+            **os.environ,
+            "GRAMSERVE_STORE_URL": store_url,
+            "GRAMSERVE_REPORT_FOLDER": str(folder),
+            "GRAMSERVE_REPORT_METRICS_PORT": str(taken.getsockname()[1]),
+            setting or "GRAMSERVE_REPORT_METRICS_HOST": "0.0.0.0" if setting else "127.0.0.1",
+        }
+        command = [sys.executable, "-m", "gramserve.night"]
+        done = await asyncio.to_thread(
+            subprocess.run, command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize("at", ["7:00", "24:00", "morning", "07:60"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from gramserve.cli import app
@@ -185,3 +186,23 @@ def test_the_command_takes_the_folders_as_they_are_set_for_the_workers(roots: st
     words = ["report", "--store", str(tmp_path / "store"), "--output", str(tmp_path / "night.html")]
     done = CliRunner().invoke(app, words, env={"GRAMSERVE_WORKER_ALLOWED_ROOTS": roots})
     assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("night", ["9999-12-31", "9999-01-01", "1969-12-31", "0001-01-01", "2026-02-30", "20261125"])
+def test_a_night_that_cannot_be_is_refused_in_one_line(night: str, tmp_path: Path) -> None:
+    done = _report(night, tmp_path)
+    assert (done.exit_code, done.output.count("\n")) == (2, 1)
+    assert "gramserve: a night must be " in done.output
+
+
+@pytest.mark.parametrize("night", ["1970-01-01", "9998-12-31"])
+def test_the_first_and_the_last_night_have_a_report(night: str, tmp_path: Path) -> None:
+    done = _report(night, tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "No slide was accepted in this night" in (tmp_path / "night.html").read_text()
+
+
+def _report(night: str, folder: Path) -> Result:
+    (folder / "store" / "batches").mkdir(parents=True)
+    words = ["report", "--night", night, "--store", str(folder / "store"), "--output", str(folder / "night.html")]
+    return CliRunner().invoke(app, words)

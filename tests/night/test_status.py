@@ -86,6 +86,31 @@ def test_slides_that_wait_without_a_worker_that_takes_them_are_an_alarm() -> Non
     assert alarms(status) == []
 
 
+def test_a_worker_that_fell_silent_takes_no_slides() -> None:
+    status = night()
+    for one in status.workers:
+        one.age.FromSeconds(10)
+    assert alarms(status) == ["1,531 slides wait, and no worker takes slides"]
+    status.workers[0].age.FromMilliseconds(9999)
+    assert alarms(status) == []
+
+
+def test_an_estimate_that_knows_nothing_of_other_laboratories_says_so() -> None:
+    told = "other laboratories have slides too: those above may end later than told"
+    assert told not in shown(night())
+    assert told in shown(night(others_open=True))
+    status = night(others_open=True)
+    status.completion_stats.ClearField("queued_count")
+    status.completion_stats.ClearField("running_count")
+    assert told not in shown(status)  # nothing of theirs is to be done
+
+
+def test_what_only_a_newer_release_knows_is_unknown() -> None:
+    status = night()
+    status.slide_batches[1].state = status.slide_batches[1].priority = 99
+    assert "north/night-north UNKNOWN unknown 4,410" in shown(status)
+
+
 def test_a_STAT_slide_that_waits_is_an_alarm_and_a_routine_one_is_not() -> None:
     status = night()
     status.queue.oldest_stat_wait.FromSeconds(61)

@@ -12,6 +12,7 @@ from gramserve.night.facts import NightFacts
 from gramserve.night.survey import survey
 from gramserve.night.timeline import bars, peak_per_hour, percentile
 from gramserve.night.window import Night
+from gramserve.store import layout
 from gramserve.store.records import Priority, SlideState, TombstoneRecord
 from tests.night.nights import DIGEST, EVENING, HOUR, NIGHT, ZONE, NightStore, call
 
@@ -241,6 +242,38 @@ async def test_a_damaged_record_of_one_batch_is_told_and_leaves_the_others_their
     [problem] = found.problems
     assert problem.startswith("north/b-damaged: ")
     assert "damaged; restore it from a backup" in problem
+
+
+async def test_a_batch_whose_manifest_is_missing_is_told_and_leaves_the_others_their_report(store: NightStore) -> None:
+    for name in ("b-whole", "b-lost"):
+        batch = await store.batch(name, 1)
+        await store.succeeded(batch, 0, call=call(review=["LOW_CONFIDENCE"]))
+        await store.end(batch, "S", EVENING + HOUR, review=1)
+    await store.objects.delete(layout.chunk_path("north", "b-lost", 0))
+    found = await facts(store)
+    assert (found.accepted, found.states[S], found.open) == (2, 1, 1)
+    assert found.problems == ["north/b-lost: a part of its manifest is missing; restore it from a backup"]
+
+
+@pytest.mark.parametrize("path", [layout.batch_path("north", "b-lost"), layout.tombstone_path("north", "b-lost")])
+async def test_a_batch_whose_night_cannot_be_read_is_counted_apart_and_told_in_every_night(
+    store: NightStore, path: str
+) -> None:
+    for name in ("b-whole", "b-lost"):
+        batch = await store.batch(name, 2)
+        await store.succeeded(batch, 0)
+        await store.succeeded(batch, 1)
+        await store.end(batch, "SS", EVENING + HOUR)
+    await store.objects.delete_folder("batches/north/b-lost")
+    await store.objects.put(path, b"{")
+    for night, accepted in ((NIGHT, 2), (NIGHT.before(1), 0)):
+        found = await survey(store.objects, night, MORNING)
+        assert (found.accepted, found.open, found.damaged, found.adds_up) == (accepted, 0, 1, False)
+        [problem] = found.problems
+        assert problem.startswith("north/b-lost: the record of what was ")
+        assert "restore it from a backup" in problem
+    [row] = await earlier(store.objects, [NIGHT])
+    assert (row.accepted, row.states[S]) == (2, 2)
 
 
 async def test_a_damaged_end_of_an_earlier_night_leaves_its_slides_open(store: NightStore) -> None:
