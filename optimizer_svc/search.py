@@ -24,6 +24,8 @@ from optimizer_svc.workspace import Kept, Workspace
 LEADERS = 3
 # So many pruned networks with an accepted int8 candidate are enough.
 ENOUGH = 2
+# What a network is quantized by when the time for that is over before it begins: seconds, where others take minutes.
+QUICK = "int8_channel_core"
 OUT_OF_TIME = "the budget was over before it could be tried"
 
 
@@ -52,6 +54,7 @@ class Search:
         self._ingested = ingested
         self._workspace = workspace
         self._pace = pace
+        self._engine = engines[0]
         self._workshop = Workshop(spec, ingested, workspace, engines, pace.should_stop)
         self._trials: dict[str, Trial] = {}
         self.transformer = family_of(ingested.checkpoint.model, spec.architecture).transformer
@@ -69,12 +72,17 @@ class Search:
     def explore(self, networks: Sequence[Network]) -> None:
         """Tries recipes and engines on networks, narrowest first, and validates what is worth it.
 
-        When enough pruned networks have an int8 candidate that holds, wider ones are left out; the original never is.
+        When enough pruned networks have an int8 candidate that holds, or the time to quantize is over, wider ones are
+        left out; the original never is.
         """
         recipes = self._spec.recipes or recipes_for(self.transformer)
         hold = 0
         for i, network in enumerate(sorted(networks, key=lambda network: network.macs)):
             if hold >= ENOUGH and network.name != ORIGINAL:
+                continue
+            if i > 0 and network.name != ORIGINAL and self._too_late(network):
+                skipped = Candidate(network, FP32, self._engine, b"", failure="", exporter="", parity=0.0)
+                self._note(Trial(skipped, None, None, None, note=OUT_OF_TIME))
                 continue
             self._pace.say(Stage.EXPORT, f"Exporting the {network.name} network to ONNX", i / len(networks))
             fp32 = self._workshop.fp32(network)
@@ -133,16 +141,23 @@ class Search:
                 self._note(after)
         return any(trial.accepted for trial in settled)
 
+    def _too_late(self, network: Network) -> bool:
+        """Whether the time to quantize is over; kept, so that a run that goes on decides the same."""
+        key = {**self._ingested.identity, "network": network.digest, "budget_minutes": self._spec.budget_minutes}
+        late = self._workspace.once("late", key, lambda: Kept({"late": self._pace.quantizes_no_more}, {}))
+        return bool(late.facts["late"])
+
     def _affordable(self, fp32: Candidate, recipes: Sequence[str], begin: float, share: float) -> list[str]:
-        """The recipes that there is time for, at least one; kept, so that a run that goes on decides the same."""
+        """The recipes that there is time for, else a quick one; kept, so that a run that goes on decides the same."""
         network = fp32.network
         key = {**self._ingested.identity, "network": network.digest, "recipes": list(recipes)}
         key["budget_minutes"] = self._spec.budget_minutes
 
         def make() -> Kept:
             tried: list[str] = []
-            for i, recipe in enumerate(recipes):
-                if tried and self._pace.clock() > self._pace.quantize_deadline:
+            quick = QUICK if QUICK in recipes else recipes[0]
+            for i, recipe in enumerate([quick] if self._pace.quantizes_no_more else recipes):
+                if tried and self._pace.quantizes_no_more:
                     break
                 text = f"Quantizing the {network.name} network: {recipe}"
                 self._pace.say(Stage.QUANTIZE, text, begin + share * i / len(recipes))
