@@ -64,9 +64,14 @@ class Pace:
         return min(1.0, self.elapsed_s / max(1e-9, TRAINING_SHARE * self._budget_s))
 
     @property
+    def quantize_deadline(self) -> float:
+        """When (by `clock`) the last quantization of the search may begin."""
+        return self._started + QUANTIZE_SHARE * self._budget_s
+
+    @property
     def quantizes_no_more(self) -> bool:
-        """True when the last quantization of the search has begun."""
-        return self.elapsed_s > QUANTIZE_SHARE * self._budget_s
+        """True when the time to quantize is over."""
+        return self.clock() > self.quantize_deadline
 
     @property
     def repair_deadline(self) -> float:
