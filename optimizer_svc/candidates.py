@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gramserve.errors import InvalidInput, Reason
-from gramserve.runtime.engines import engine_options, installed_engines
+from gramserve.runtime.engines import BF16, engine_options
 from gramserve.store.manifest import EngineSettings
 from optimizer_svc.export import export
 from optimizer_svc.gates import failed_gate, too_large
@@ -22,6 +22,7 @@ from optimizer_svc.spec import OptimizationSpec
 from optimizer_svc.workspace import Kept, Workspace
 
 FP32 = "fp32"
+BF16_ENGINE = "openvino-bf16"
 MAX_CALIBRATION_TILES = 256
 
 
@@ -69,15 +70,20 @@ def engine_label(engine: EngineSettings) -> str:
 
 
 def engines_for(spec: OptimizationSpec) -> tuple[EngineSettings, ...]:
-    """The engines to try here; InvalidInput INVALID_FIELD for one that is not installed."""
-    installed = installed_engines()
-    if unknown := sorted(set(spec.engines) - set(installed)):
+    """The engines to try here; InvalidInput INVALID_FIELD for one that is not installed or not for this CPU.
+
+    OpenVINO in bfloat16 computes other numbers: it is tried only when it is asked for, as BF16_ENGINE.
+    """
+    offered = [(BF16_ENGINE if option == BF16 else option.name, option) for option in engine_options(bf16=True)]
+    names = tuple(dict.fromkeys(name for name, _ in offered))
+    if unknown := sorted(set(spec.engines) - set(names)):
         raise InvalidInput(
             Reason.INVALID_FIELD,
-            f"the engine {unknown[0]} is not installed; there is {', '.join(installed)}",
-            violations=[("engines", f"{unknown[0]} is not installed")],
+            f"the engine {unknown[0]} is not installed, or not for this CPU; there is {', '.join(names)}",
+            violations=[("engines", f"{unknown[0]} is not to be had")],
         )
-    return tuple(option for option in engine_options() if not spec.engines or option.name in spec.engines)
+    wanted = spec.engines or tuple(name for name in names if name != BF16_ENGINE)
+    return tuple(option for name, option in offered if name in wanted)
 
 
 def check_recipes(spec: OptimizationSpec) -> None:

@@ -13,6 +13,7 @@ from gramserve.images.decode import Reduction
 from gramserve.store.manifest import Label, Preprocessing
 from optimizer_svc.dataset import load_tiles
 from optimizer_svc.splits import Sample, Split
+from optimizer_svc.tiles import TileSet
 
 # Fewer pictures than this say too little about a decoder.
 MIN_TILES = 20
@@ -79,6 +80,25 @@ def check_decoding(
         "another class."
     )
     return DecodeCheck(1, first or 0, len(places), note)
+
+
+def decoded(
+    tiles: TileSet,
+    split: Split,
+    labels: Sequence[Label],
+    preprocessing: Preprocessing,
+    reduction: Reduction,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TileSet:
+    """The `tiles` of `split` (decoded in full) as they are served: JPEG files at 1/`reduction` of their size.
+
+    Their pixels are a little softer or sharper then, and what is fit to read is told by that. Raises Stopped.
+    """
+    if reduction == 1:
+        return tiles
+    contract = preprocessing.model_copy(update={"decode_reduction": reduction})
+    return load_tiles(split, labels, contract, should_stop=should_stop)
 
 
 def _is_jpeg(sample: Sample) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,11 +64,15 @@ def answer(candidate: Candidate, tiles: NDArray[np.uint8]) -> Logits:
 def validate(
     candidate: Candidate, reference: Logits, spec: OptimizationSpec, ingested: Ingested, workspace: Workspace
 ) -> tuple[Logits, Comparison]:
-    """The val logits of a candidate and how they compare with the checkpoint's."""
+    """The val logits of a candidate and how they compare with the checkpoint's; accepted only where all are finite."""
     key = {**ingested.identity, **candidate.key}
     logits = _kept_logits("answer", key, workspace, lambda: answer(candidate, ingested.val.tiles))
     rules = Rules(spec.margin, spec.recall_margin, spec.allow_unproved)
-    return logits, compare(reference.argmax(1), logits.argmax(1), ingested.val.targets, spec.labels, rules)
+    comparison = compare(reference.argmax(1), logits.argmax(1), ingested.val.targets, spec.labels, rules)
+    if lost := int((~np.isfinite(logits).all(axis=1)).sum()):  # a worker fails a slide with such a tile
+        reason = f"its logits are not finite on {lost} of the tiles"
+        comparison = replace(comparison, failures=(*comparison.failures, reason), accepted=False, overridden=False)
+    return logits, comparison
 
 
 def time_all(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -82,10 +84,12 @@ def finetune(
     from random weights. `teacher` is a checkpoint of any architecture that `finetune` wrote for the same labels: the
     network learns its answers, which helps most where there are no weights to start from. Epochs default to 2 frozen
     and 8 unfrozen with weights, and to 0 and 25 without (40 with a teacher). Beside `output` lies its .history.json.
-    Raises InvalidInput (architecture, weights, teacher, labels, data) and Stopped.
+    Raises InvalidInput (architecture, weights, teacher, labels, data), OSError where `output` cannot be written, both
+    before the training, and Stopped.
     """
     started = clock()
     check_architecture(architecture)
+    _check_output(output)
     labels = labels or labels_of(data)
     spec = _input_spec(architecture, weights, input_px)
     splits = read_splits(data, labels, seed=seed)
@@ -216,6 +220,20 @@ def _best(history: tuple[FinetuneProgress, ...]) -> int:
     return max(last, key=lambda p: (p.val_accuracy, -p.val_loss)).epoch if last else 0
 
 
+def _check_output(output: Path) -> None:
+    """Raises OSError where `output` cannot become a file: better now than after the training."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(output))
+    part = _part(output)
+    part.touch()
+    part.unlink()
+
+
+def _part(output: Path) -> Path:
+    return output.with_name(f".{output.name}.part")
+
+
 def _write(
     model: nn.Module, architecture: str, spec: InputSpec, labels: tuple[Label, ...], result: FinetuneResult
 ) -> None:
@@ -227,9 +245,10 @@ def _write(
         "std": spec.std,
         "timm": timm.__version__,
     }
-    result.output.parent.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    result.output.write_bytes(save(state, metadata={METADATA_KEY: json.dumps(metadata)}))
+    part = _part(result.output)  # an earlier checkpoint of that name stays until this one is whole
+    part.write_bytes(save(state, metadata={METADATA_KEY: json.dumps(metadata)}))
+    part.replace(result.output)
     history = {
         "architecture": architecture,
         "labels": [label.model_dump(mode="json", exclude_none=True) for label in labels],

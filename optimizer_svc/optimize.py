@@ -9,6 +9,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gramserve.errors import NotAccepted, Reason
 from gramserve.runtime.aggregate import probabilities
 from gramserve.runtime.tally import REFERENCE, Reference, tally
@@ -17,13 +20,13 @@ from optimizer_svc.calibrate import fit_temperature, reliability
 from optimizer_svc.candidates import check_recipes, engines_for
 from optimizer_svc.confirm import confirm
 from optimizer_svc.conformal import review_thresholds
-from optimizer_svc.decoding import check_decoding
+from optimizer_svc.decoding import check_decoding, decoded
 from optimizer_svc.environment import peak_memory_bytes
-from optimizer_svc.evaluate import Trial, answer, baseline
+from optimizer_svc.evaluate import Logits, Trial, answer, baseline
 from optimizer_svc.exhibits import pictures
 from optimizer_svc.findings import Calibrated, Findings, document, headline
 from optimizer_svc.gates import other_engines
-from optimizer_svc.ingest import Ingested, ingest
+from optimizer_svc.ingest import ingest
 from optimizer_svc.ladder import Ladder
 from optimizer_svc.networks import original, probe
 from optimizer_svc.pace import Pace
@@ -90,30 +93,25 @@ def _search(spec: OptimizationSpec, workspace: Workspace, pace: Pace, now: Calla
     trials, named = shortlist(found.trials, spec, ingested, workspace, pace)
     chosen, confirmation, note = confirm(named, trials, spec, ingested)
     pace.say(Stage.CALIBRATE, "Calibrating the probabilities and the thresholds for review")
-    calibrated = _calibrate(chosen, ingested)
-    review = slides = decode = None
-    if chosen is not None and chosen.logits is not None and calibrated is not None:
-        val, risk = ingested.splits.val, spec.review_risk
-        review = review_thresholds(chosen.logits, calibrated.temperature, val, spec.labels, risk=risk)
-        slides = fit_slide_rules(
-            ingested.train,
-            ingested.val,
-            val,
-            chosen.logits,
-            calibrated.temperature,
-            spec.labels,
-            ingested.preprocessing,
-            lambda tiles: answer(chosen.candidate, tiles),
-            seed=spec.seed,
+    calibrated = review = slides = decode = None
+    if chosen is not None and chosen.logits is not None:
+        val, candidate = ingested.splits.val, chosen.candidate
+
+        def own(tiles: NDArray[np.uint8]) -> Logits:
+            return answer(candidate, tiles)
+
+        stop, contract = pace.should_stop, ingested.preprocessing
+        decode = check_decoding(val, spec.labels, contract, chosen.logits, own, should_stop=stop)
+        # What is set on tiles is set on tiles as they are served.
+        train, seen = (
+            decoded(tiles, split, spec.labels, contract, decode.reduction, should_stop=stop)
+            for tiles, split in ((ingested.train, ingested.splits.train), (ingested.val, val))
         )
-        decode = check_decoding(
-            val,
-            spec.labels,
-            ingested.preprocessing,
-            chosen.logits,
-            lambda tiles: answer(chosen.candidate, tiles),
-            should_stop=pace.should_stop,
-        )
+        logits = chosen.logits if decode.reduction == 1 else own(seen.tiles)
+        calibrated = _calibrate(logits, seen.targets)
+        temperature = calibrated.temperature
+        review = review_thresholds(logits, temperature, val, spec.labels, risk=spec.review_risk)
+        slides = fit_slide_rules(train, seen, val, logits, temperature, spec.labels, contract, own, seed=spec.seed)
     return Findings(
         spec=spec,
         ingested=ingested,
@@ -136,12 +134,9 @@ def _search(spec: OptimizationSpec, workspace: Workspace, pace: Pace, now: Calla
     )
 
 
-def _calibrate(chosen: Trial | None, ingested: Ingested) -> Calibrated | None:
-    if chosen is None or chosen.logits is None:
-        return None
-    targets = ingested.val.targets
-    temperature = fit_temperature(chosen.logits, targets)
-    before, after = (reliability(chosen.logits, targets, t) for t in (1.0, temperature))
+def _calibrate(logits: Logits, targets: NDArray[np.int64]) -> Calibrated:
+    temperature = fit_temperature(logits, targets)
+    before, after = (reliability(logits, targets, t) for t in (1.0, temperature))
     return Calibrated(temperature, before, after)
 
 

@@ -69,6 +69,11 @@ class Pace:
         return self._started + QUANTIZE_SHARE * self._budget_s
 
     @property
+    def quantizes_no_more(self) -> bool:
+        """True when the time to quantize is over."""
+        return self.clock() > self.quantize_deadline
+
+    @property
     def repair_deadline(self) -> float:
         """When (by `clock`) repairs must have ended."""
         return self._started + REPAIR_SHARE * self._budget_s

@@ -25,7 +25,7 @@ from optimizer_svc.workspace import Kept, Workspace
 # So many of the most sensitive layers are taken back to fp32, one try after the other.
 FALLBACKS = (1, 3, 6)
 SENSITIVITY_TILES = 24
-SENSITIVITY_S = 25.0
+SENSITIVITY_S, SENSITIVITY_SHARE = 25.0, 0.05  # of the budget, at most
 AWARE_RECIPES = 2
 
 
@@ -76,7 +76,7 @@ class Repair:
                 candidate.model,
                 calibration_tiles(self._ingested, SENSITIVITY_TILES),
                 should_stop=self._pace.should_stop,
-                deadline_s=SENSITIVITY_S,
+                deadline_s=min(SENSITIVITY_S, SENSITIVITY_SHARE * self._spec.budget_minutes * 60),
             )
             return Kept({"layers": [asdict(layer) for layer in found]}, {})
 

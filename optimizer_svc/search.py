@@ -24,6 +24,8 @@ from optimizer_svc.workspace import Kept, Workspace
 LEADERS = 3
 # So many pruned networks with an accepted int8 candidate are enough.
 ENOUGH = 2
+# What a network is quantized by when the time for that is over before it begins: seconds, where others take minutes.
+QUICK = "int8_channel_core"
 OUT_OF_TIME = "the budget was over before it could be tried"
 
 
@@ -52,6 +54,7 @@ class Search:
         self._ingested = ingested
         self._workspace = workspace
         self._pace = pace
+        self._engine = engines[0]
         self._workshop = Workshop(spec, ingested, workspace, engines, pace.should_stop)
         self._trials: dict[str, Trial] = {}
         family = family_of(ingested.checkpoint.model, spec.architecture)
@@ -71,12 +74,17 @@ class Search:
     def explore(self, networks: Sequence[Network]) -> None:
         """Tries recipes and engines on networks, narrowest first, and validates what is worth it.
 
-        When enough pruned networks have an int8 candidate that holds, wider ones are left out; the original never is.
+        When enough pruned networks have an int8 candidate that holds, or the time to quantize is over, wider ones are
+        left out; the original never is.
         """
         recipes = self._recipes
         hold = 0
         for i, network in enumerate(sorted(networks, key=lambda network: network.macs)):
             if hold >= ENOUGH and network.name != ORIGINAL:
+                continue
+            if i > 0 and network.name != ORIGINAL and self._too_late(network):
+                skipped = Candidate(network, FP32, self._engine, b"", failure="", exporter="", parity=0.0)
+                self._note(Trial(skipped, None, None, None, note=OUT_OF_TIME))
                 continue
             self._pace.say(Stage.EXPORT, f"Exporting the {network.name} network to ONNX", i / len(networks))
             fp32 = self._workshop.fp32(network)
@@ -135,8 +143,14 @@ class Search:
                 self._note(after)
         return any(trial.accepted for trial in settled)
 
+    def _too_late(self, network: Network) -> bool:
+        """Whether the time to quantize is over; kept, so that a run that goes on decides the same."""
+        key = {**self._ingested.identity, "network": network.digest, "budget_minutes": self._spec.budget_minutes}
+        late = self._workspace.once("late", key, lambda: Kept({"late": self._pace.quantizes_no_more}, {}))
+        return bool(late.facts["late"])
+
     def _affordable(self, fp32: Candidate, recipes: Sequence[str], begin: float, share: float) -> list[str]:
-        """The recipes that there is time for; kept, so that a run that goes on decides the same."""
+        """The recipes that there is time for, else a quick one; kept, so that a run that goes on decides the same."""
         network = fp32.network
         key = {**self._ingested.identity, "network": network.digest, "recipes": list(recipes)}
         key["budget_minutes"] = self._spec.budget_minutes
@@ -147,7 +161,9 @@ class Search:
             return any(sound(self._workshop.int8(fp32, recipe, transformer=self.transformer)))
 
         def make() -> Kept:
-            return Kept({"tried": tried_in_time(recipes, works, self._pace)}, {})
+            quick = QUICK if QUICK in recipes else recipes[0]
+            wanted = [quick] if self._pace.quantizes_no_more else recipes
+            return Kept({"tried": tried_in_time(wanted, works, self._pace)}, {})
 
         tried: list[str] = self._workspace.once("tried", key, make).facts["tried"]
         for recipe in recipes:

@@ -108,10 +108,13 @@ def select(split: Split, keep: NDArray[np.bool_], labels: Sequence[Label]) -> Sp
 
 
 def class_folders(data: Path) -> list[str]:
-    """The class folders of train/, sorted; InvalidInput INVALID_DATASET when there is no train/."""
+    """The class folders of train/, sorted; InvalidInput INVALID_DATASET when there are not two of them."""
     if not (data / "train").is_dir():
         raise _invalid("the data folder has no train folder")
-    return sorted(p.name for p in (data / "train").iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = sorted(p.name for p in (data / "train").iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(found) < 2:
+        raise _invalid(f"train needs a folder for each class, two or more; there are {len(found)}")
+    return found
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

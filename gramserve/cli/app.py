@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from gramserve.cli.calling import AllowPlaintext, CaFile, CertFile, KeyFile, TokenFile, call_with
+from gramserve.cli.speech import plain_errors
 from gramserve.tls.options import TlsOptions
 
 # Command -> module below gramserve.cli that has it under the same name, as a function or group; in the order of help.
@@ -59,7 +60,16 @@ class _OnDemand(TyperGroup):
             found = single
         command = typer.main.get_command(found)
         command.name = cmd_name
+        _speak_plainly(command)
         return command
+
+
+def _speak_plainly(command: Any) -> None:
+    """Has the command, and those below it, say in one line what it did not expect."""
+    for inner in getattr(command, "commands", {}).values():
+        _speak_plainly(inner)
+    if command.callback is not None:
+        command.callback = plain_errors()(command.callback)
 
 
 app = typer.Typer(

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from gramserve.cli import connection
+from gramserve.cli.calls import check_place
 from gramserve.cli.connection import Gateway, Laboratory
 from gramserve.cli.following import counts_text, follow, show_results
-from gramserve.cli.speech import SLIDES_FAILED, console, run
+from gramserve.cli.speech import SLIDES_FAILED, console, plain_errors, run
 from gramserve.v1.slide_batch_pb2 import SlideBatch
 
 Batch = Annotated[
@@ -32,6 +33,8 @@ def results(
     gateway: Gateway = connection.GATEWAY,
 ) -> None:
     """Show the calls of a batch, as far as there are any."""
+    with plain_errors():
+        check_place(output)
     run(_results(gateway, laboratory, batch, output), unreachable=connection.no_gateway(gateway))
 
 

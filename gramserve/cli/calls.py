@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -121,9 +123,23 @@ def json_line(slide: Slide) -> str:
     return MessageToJson(slide, indent=None) + "\n"
 
 
+def check_place(path: Path | None) -> None:
+    """Raises OSError where `write_atomically` could not write `path`: said before slides run, not afterwards."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    _partial(path).touch()
+    _partial(path).unlink()
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
     """Write all lines or leave what was there."""
-    partial = path.with_name(f".{path.name}.part")
+    partial = _partial(path)
     with partial.open("w", encoding="utf-8") as file:
         file.writelines(lines)
     partial.replace(path)

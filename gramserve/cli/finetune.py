@@ -36,7 +36,7 @@ def finetune(
         typer.Option(help="Epochs with everything trained; default 8, without weights 25 (40 with a teacher).", min=0),
     ] = None,
     input_px: Annotated[int | None, typer.Option(help="Edge of the model's input in pixels.", min=16)] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=2**32 - 1)] = 0,
 ) -> None:
     """Fine-tune an architecture on labelled tiles: first its head on a frozen backbone, then all of it."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded; see optimizer_svc/process.py

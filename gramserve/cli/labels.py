@@ -27,7 +27,7 @@ def read_labels(path: Path) -> list[Label]:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(step) for step in first["loc"])
         raise _invalid(path, f"{where}: {first['msg']}" if where else first["msg"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         raise _invalid(path, "it must hold a list under the key `labels`") from None
     return [
         Label(

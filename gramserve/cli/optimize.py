@@ -22,7 +22,7 @@ from gramserve.client.archive import zip_folder
 from gramserve.rpc.status import from_status
 from gramserve.v1.optimization_pb2 import Optimization
 
-DEFAULT_BUDGET_MINUTES = 20.0
+DEFAULT_BUDGET_MINUTES, MOST_MINUTES = 20.0, 1e6
 _SEARCH, _PROOF, _INPUT, _RUNNING = "What to search", "What to prove", "Input of the checkpoint", "A running one"
 
 
@@ -52,10 +52,12 @@ def optimize(
         Path | None, typer.Option(help="ImageFolder with train/ and val/, or a zip of one.", metavar="DIR")
     ] = None,
     model: Annotated[str, typer.Option(help="Model to publish the artifact under.", metavar="NAME")] = "",
-    budget_minutes: Annotated[float, typer.Option(help="Time to aim at.", min=0.1)] = DEFAULT_BUDGET_MINUTES,
+    budget_minutes: Annotated[
+        float, typer.Option(help="Time to aim at.", min=0.1, max=MOST_MINUTES)
+    ] = DEFAULT_BUDGET_MINUTES,
     promote: Annotated[bool, typer.Option("--promote", help="Let `production` point at the artifact.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=2**32 - 1)] = 0,
     margin: Annotated[
         float,
         typer.Option(
@@ -99,6 +101,7 @@ def optimize(
         typer.Option(
             help="A slide with fewer tiles fit to read is never called empty; default 1.",
             min=0,
+            max=1_000_000,
             show_default=False,
             rich_help_panel=_PROOF,
         ),
@@ -136,7 +139,9 @@ def optimize(
     engine: Annotated[
         list[str] | None,
         typer.Option(
-            help="Engine to measure; may be repeated. Default: all installed.", metavar="NAME", rich_help_panel=_SEARCH
+            help="Engine to measure; may be repeated. Default: all installed; openvino-bf16 only by its name.",
+            metavar="NAME",
+            rich_help_panel=_SEARCH,
         ),
     ] = None,
     no_quantization_aware: Annotated[

@@ -15,7 +15,7 @@ def samples(
     train: Annotated[int, typer.Option(help="Training tiles of each class.", min=1)] = 120,
     val: Annotated[int, typer.Option(help="Validation tiles of each class.", min=1)] = 120,
     tile_px: Annotated[int, typer.Option(help="Edge of a tile in pixels.", min=64, max=1024)] = 160,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
 ) -> None:
     """Draw labelled synthetic Gram tiles as an ImageFolder with labels.yaml: for a first look, not for patients."""
     try:

@@ -47,7 +47,7 @@ def study(
     budget_minutes: Annotated[
         float, typer.Option(help="Time to recover and measure one architecture; fine-tuning comes on top.")
     ] = 20.0,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=2**32 - 1)] = 0,
 ) -> None:
     """Compare architectures: fp32, int8 per tensor and per channel, pruned or not; accuracy, speed and size."""
     files = _files(weights or (), "--weights"), _files(checkpoint or (), "--checkpoint")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol, TypeAlias
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from gramserve.errors import Reason, SlideFailed
 from gramserve.images.field import Pixels
@@ -129,7 +129,7 @@ class WholeSlide:
                     crop = pixels[y - top : y - top + size, x - left : x - left + size]
                 else:
                     crop = self._reader.read(level, x, y, size, size)
-                if plan.glass is None or not plan.glass.is_bare(_shrunk(crop)):
+                if plan.glass is None or not plan.glass.is_bare(self._shrunk(crop, grid.edge)):
                     yield box, crop
 
     def region(self, box: Box, px: int) -> Pixels:
@@ -168,17 +168,19 @@ class WholeSlide:
         size = max(1, round(grid.edge / downsample))
         boxes = [grid.box(row, column) for row, column in grid.sample()]
         return sample_glass(
-            _shrunk(self._reader.read(level, round(b.x / downsample), round(b.y / downsample), size, size))
+            self._shrunk(
+                self._reader.read(level, round(b.x / downsample), round(b.y / downsample), size, size), grid.edge
+            )
             for b in boxes
         )
+
+    def _shrunk(self, crop: Pixels, edge: int) -> Pixels:
+        """A tile of `edge` pixels of level 0 as an overview would show it: small stain still shows."""
+        wanted = max(_STAINED_PX, math.ceil(edge * (self.mpp or 0.0) / _STAINED_UM))
+        px = min(wanted, *crop.shape[:2])
+        return np.asarray(cv2.resize(crop, (px, px), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def refuse_unreadable(what: str) -> SlideFailed:
     """A slide that cannot be opened, or a region that cannot be read; `what` completes "The whole slide ..."."""
     return SlideFailed(Reason.SLIDE_UNREADABLE, f"The whole slide {what}.")
-
-
-def _shrunk(crop: Pixels) -> NDArray[np.uint8]:
-    """A tile as an overview would show it."""
-    edge = min(_STAINED_PX, *crop.shape[:2])
-    return np.asarray(cv2.resize(crop, (edge, edge), interpolation=cv2.INTER_AREA), np.uint8)

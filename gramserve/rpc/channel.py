@@ -22,8 +22,11 @@ def open_channel(target: str, *, tls: TlsOptions | None = None, token_file: str 
     It speaks TLS when `tls` names a CA or a certificate, and to another machine always, unless `tls` allows plain text.
     With `token_file` every call carries the token in it. Changed files are used from the next call on.
 
-    Raises InvalidInput (INVALID_SETTINGS) when files cannot be used, or a token would be readable on its way.
+    Raises InvalidInput (INVALID_SETTINGS) when `target` is empty, files cannot be used, or a token would be readable on
+    its way.
     """
+    if not target.strip():  # gRPC would wait for it for ever
+        raise InvalidInput(Reason.INVALID_SETTINGS, "the address of the service is empty; name it as HOST:PORT")
     tls = tls or TlsOptions()
     secure = tls.secures(target)
     if token_file and not secure and not is_local(target):

@@ -180,7 +180,9 @@ class Optimization(_message.Message):
 
         @_builtins.property
         def engines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-            """Engines to measure, by name; default: all that are installed."""
+            """Engines to measure, by name; default: all that are installed, but not openvino-bf16,
+            which computes other numbers (OpenVINO in bfloat16).
+            """
 
         @_builtins.property
         def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:

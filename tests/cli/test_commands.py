@@ -88,6 +88,11 @@ def test_without_an_optimizer_one_line_says_what_to_do(
         (["study", "d", "--arch", "a", "--output", "o", *(2 * ["--checkpoint", "a=b"])], "once for each NAME"),
         (["study", "/nowhere", "--arch", "resnet18", "--output", "o"], "INVALID_DATASET"),
         (["optimize", "c", "--resume", "o"], "stand alone"),
+        (["submit", __file__, "--model", "m", "--output", "/nowhere/calls.jsonl"], "/nowhere/.calls.jsonl.part"),
+        (["classify", __file__, "--model", "m", "--output", "/tmp"], "/tmp: is a directory"),
+        (["results", "b", "--output", "/nowhere/calls.jsonl"], "no such file or directory"),
+        (["samples", "/proc/nowhere"], "/proc/nowhere"),
+        (["models", "list", "--gateway", ""], "HOST:PORT"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(arguments: list[str], said: str) -> None:
@@ -95,6 +100,25 @@ def test_wrong_arguments_are_refused_in_one_line(arguments: list[str], said: str
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["optimize", "--seed", "-1"],
+        ["optimize", "--seed", str(2**32)],
+        ["optimize", "--min-assessed-tiles", "99999999999"],
+        ["optimize", "--budget-minutes", "inf"],
+        ["samples", "d", "--seed", "-1"],
+        ["finetune", "d", "--arch", "a", "--output", "o", "--seed", "-1"],
+        ["study", "d", "--arch", "a", "--output", "o", "--seed", str(2**32)],
+    ],
+)
+def test_numbers_that_no_message_can_carry_are_refused_with_their_range(arguments: list[str]) -> None:
+    result = runner.invoke(app, arguments)
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{arguments[-2]}'" in result.stderr
 
 
 def test_doctor_passes_a_machine_that_runs_these_tests(tmp_path: Path) -> None:

@@ -27,7 +27,18 @@ def test_roles_arrive_in_the_contract(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "labels", "labels: 7", "labels: [{name: A, kind: fungus}]", "labels: [{kind: organism}]", "{", "\x00"]
+    "text",
+    [
+        "",
+        "labels",
+        "labels: 7",
+        "labels: [{name: A, kind: fungus}]",
+        "labels: [{kind: organism}]",
+        "{",
+        "\x00",
+        "labels: [{name: !!int x}]",
+        3000 * "[",
+    ],
 )
 def test_other_files_are_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "labels.yaml").write_text(text)

@@ -145,6 +145,17 @@ def test_without_an_overview_tiles_are_judged_once_they_were_read(tmp_path):
     assert [box for box, _ in slide.crops(contract(128, 128))] == [Box(640, 512, 128, 128)]
 
 
+@pytest.mark.parametrize(("mpp", "tile_px"), [(0.25, 512), (0.5, 256)])
+def test_without_an_overview_a_single_rod_on_a_large_tile_is_kept(tmp_path, mpp, tile_px):
+    pixels = glass(1024, 1024)
+    height, width = round(4.5 / mpp), round(1.5 / mpp)
+    pixels[700 : 700 + height, 300 : 300 + width] = (200, 90, 130)
+    slide = written(tmp_path, pixels, downsamples=(1,), description=APERIO.replace("0.25", str(mpp)))
+    boxes = [box for box, _ in slide.crops(contract(tile_px, 224, mpp=mpp))]
+    corner = tile_px * (300 // tile_px), tile_px * (700 // tile_px)
+    assert [(box.x, box.y) for box in boxes] == [corner]
+
+
 def test_a_slide_stained_all_over_has_no_glass_and_loses_no_tile(tmp_path):
     pixels = np.full((1024, 1024, 3), (215, 150, 190), np.uint8)
     assert len(list(written(tmp_path, pixels).crops(contract(128, 64)))) == 64

@@ -10,11 +10,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gramserve.runtime.look import distance_of
+from gramserve.runtime.quality import blank_and_unfocused, measure_quality
+from gramserve.samples import write_image_folder
 from gramserve.store.manifest import Label
 from optimizer_svc.dataset import load_tiles, preprocessing_for
 from optimizer_svc.decoding import MIN_TILES, DecodeCheck, check_decoding, reductions
-from optimizer_svc.spec import Stopped
+from optimizer_svc.finetune import FinetuneResult
+from optimizer_svc.optimize import run_optimization
+from optimizer_svc.spec import OptimizationSpec, Stopped
 from optimizer_svc.splits import Splits, read_splits
+from tests.optimizer.conftest import ARCHITECTURE
+from tests.optimizer.conftest import LABELS as ROLES
 
 LABELS = (Label(name="A", kind="background"), Label(name="B", kind="organism"))
 EDGE = 64
@@ -96,3 +103,36 @@ def test_a_check_can_be_stopped(tmp_path: Path) -> None:
     logits = brightness(load_tiles(splits.val, LABELS, contract).tiles)
     with pytest.raises(Stopped):
         check_decoding(splits.val, LABELS, contract, logits, brightness, should_stop=lambda: True)
+
+
+@pytest.mark.slow
+def test_rules_for_slides_are_set_on_tiles_as_they_are_served(
+    finetuned: FinetuneResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = DecodeCheck(4, 0, 60, "The classes that this poor network gives may change.")
+    monkeypatch.setattr("optimizer_svc.optimize.check_decoding", lambda *_given, **_more: found)
+    data = tmp_path / "tiles"
+    write_image_folder(data, {"train": 24, "val": 12}, tile_px=150, image_format="jpg")
+    spec = OptimizationSpec(
+        checkpoint=finetuned.output,
+        architecture=ARCHITECTURE,
+        labels=ROLES,
+        data=data,
+        model="m",
+        margin=1.0,
+        recall_margin=1.0,
+        allow_unproved=True,
+        prune_macs=1.0,
+        recipes=("int8_channel_core",),
+        engines=("onnxruntime",),
+    )
+    manifest = run_optimization(spec, tmp_path / "workspace", lambda _progress: None).manifest
+    contract, rules = manifest.preprocessing, manifest.aggregation
+    assert contract.decode_reduction == 4
+    served = measure_quality(load_tiles(read_splits(data, ROLES).val, ROLES, contract).tiles)
+    assert rules.quality is not None
+    assert rules.familiarity is not None
+    assert rules.familiarity.look is not None
+    # So few tiles that none of those that set a rule is turned away by it.
+    assert not np.any(blank_and_unfocused(served, rules.quality))
+    assert distance_of(served, rules.familiarity.look).max() == pytest.approx(rules.familiarity.look.max_distance)

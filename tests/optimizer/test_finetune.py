@@ -91,6 +91,17 @@ def test_weights_of_another_architecture_are_refused(data: Path, tmp_path: Path)
     assert caught.value.reason == Reason.CHECKPOINT_MISMATCH
 
 
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_the_training(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    seen: list[FinetuneProgress] = []
+    for output in (tmp_path, tmp_path / "file" / "c.safetensors", Path("/proc/c.safetensors")):
+        with pytest.raises(OSError, match=str(output if output == tmp_path else output.parent)):
+            finetune(
+                data, architecture=ARCHITECTURE, output=output, labels=LABELS, epochs_unfrozen=1, progress=seen.append
+            )
+    assert not seen
+
+
 def test_fine_tuning_that_is_stopped_leaves_no_checkpoint(data: Path, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         finetune(

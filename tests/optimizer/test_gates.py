@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from gramserve.errors import InvalidInput
 from gramserve.runtime.engines import engine_options, installed_engines, open_engine
 from gramserve.runtime.golden import check_golden, make_golden
 from gramserve.store.manifest import EngineSettings
+from optimizer_svc.candidates import engine_label, engines_for
 from optimizer_svc.gates import failed_gate, golden_holds, other_engines, too_large
 from optimizer_svc.package import golden
+from optimizer_svc.spec import OptimizationSpec
 from tests.artifacts import tiny_model
 
 ONNXRUNTIME = EngineSettings(name="onnxruntime", batch_tiles=4)
@@ -34,6 +38,22 @@ def test_golden_vectors_of_one_engine_hold_on_all_others(option: EngineSettings)
     vectors = golden(candidate(option), 32)
     for other in engine_options():
         assert golden_holds(tiny_model(), vectors, other, labels=5, input_px=32)
+
+
+def asked(*engines: str) -> list[str]:
+    spec = OptimizationSpec(Path("c"), "a", (), Path("d"), "m", engines=engines)
+    return [engine_label(option) for option in engines_for(spec)]
+
+
+def test_bfloat16_is_measured_where_it_is_asked_for_by_name_and_the_cpu_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gramserve.runtime.engines.options.cpu_flags", lambda: {"avx512_bf16", "avx512_vnni"})
+    assert asked() == ["onnxruntime", "openvino"]
+    assert asked("onnxruntime", "openvino-bf16") == ["onnxruntime", "openvino bf16"]
+    monkeypatch.setattr("gramserve.runtime.engines.options.cpu_flags", lambda: {"avx512_vnni"})
+    with pytest.raises(InvalidInput, match="openvino-bf16 is not installed, or not for this CPU"):
+        asked("openvino-bf16")
 
 
 def test_golden_vectors_do_not_hold_for_another_model() -> None:

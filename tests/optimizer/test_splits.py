@@ -7,7 +7,7 @@ import pytest
 
 from gramserve.errors import InvalidInput, Reason
 from gramserve.store.manifest import Label
-from optimizer_svc.splits import Splits, natural_key, read_splits
+from optimizer_svc.splits import Splits, class_folders, natural_key, read_splits
 
 LABELS = (Label(name="A", kind="background"), Label(name="B", kind="organism"))
 
@@ -181,3 +181,12 @@ def test_a_specimen_type_that_no_slide_can_have_is_refused(tmp_path: Path) -> No
     fill(tmp_path, "train", 3)
     (tmp_path / "groups.csv").write_text(f"path,group,specimen_type\ntrain/A/0.png,x,{'y' * 64}\n")
     assert "specimen_type" in refused(tmp_path).message
+
+
+@pytest.mark.parametrize("folders", [(), ("A",)])
+def test_a_train_folder_without_two_classes_is_refused(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for name in ("train", *(f"train/{folder}" for folder in folders)):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InvalidInput) as caught:
+        class_folders(tmp_path)
+    assert caught.value.reason is Reason.INVALID_DATASET

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from optimizer_svc.finetune import FinetuneResult
+from optimizer_svc.ingest import ingest
+from optimizer_svc.spec import OptimizationSpec
 from optimizer_svc.workspace import Kept, Workspace, content_key
+from tests.optimizer.conftest import ARCHITECTURE, LABELS
 
 
 def test_a_stage_is_made_once_for_its_input(tmp_path: Path) -> None:
@@ -61,3 +68,18 @@ def test_a_stage_whose_process_died_is_counted_and_one_that_failed_or_finished_i
     assert workspace.begun("stage", key) == 2
     assert workspace.once("stage", key, lambda: Kept({"x": 1}, {})).facts == {"x": 1}
     assert workspace.begun("other", key) == 0
+
+
+def test_answers_that_are_kept_are_not_found_again_for_tiles_in_another_order(
+    data: Path, finetuned: FinetuneResult, tmp_path: Path
+) -> None:
+    renamed = shutil.copytree(data, tmp_path / "tiles")
+    first, second, *_ = sorted((renamed / "val" / LABELS[1].name).iterdir())
+    first.rename(tmp_path / "aside")
+    second.rename(first)
+    (tmp_path / "aside").rename(second)
+    spec = OptimizationSpec(finetuned.output, ARCHITECTURE, LABELS, data, "m")
+    before, after = ingest(spec), ingest(replace(spec, data=renamed))
+    assert before.splits.val.fingerprint == after.splits.val.fingerprint
+    assert not np.array_equal(before.val.tiles, after.val.tiles)
+    assert before.identity != after.identity

@@ -2,9 +2,10 @@
 
 from gramserve.runtime.engines.engine import INPUT, OUTPUT, Engine
 from gramserve.runtime.engines.opening import ENGINES, first_installed, installed_engines, open_engine
-from gramserve.runtime.engines.options import engine_options
+from gramserve.runtime.engines.options import BF16, engine_options
 
 __all__ = [
+    "BF16",
     "ENGINES",
     "INPUT",
     "OUTPUT",
