@@ -52,6 +52,12 @@ def test_every_link_of_the_readme_leads_somewhere() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_the_readme_counts_the_alerts_that_there_are() -> None:
+    rules = (ROOT / "deploy/prometheus/rules/alerts.yml").read_text(encoding="utf-8")
+    names = set(re.findall(r"- alert: (\w+)", rules))
+    assert f" {len(names)} alerts " in README
+
+
 def test_the_python_of_the_readme_uses_what_there_is() -> None:
     [source] = blocks("python")
     tree = ast.parse(source)
