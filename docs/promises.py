@@ -18,7 +18,7 @@ MARK = "<!-- From here on written by docs/generate.py from the tests. -->\n"
 def promises_page() -> str:
     """The page as it is, with all behind the mark made anew."""
     written = (ROOT / "docs" / "promises.md").read_text().partition(MARK)[0]
-    parts = [written + MARK, *_invariants(), *_hostile(), *_fuzzing(), *_soak()]
+    parts = [written + MARK, *_invariants(), *_hostile(), *_fuzzing(), *_soak(), *_calm()]
     return "\n".join(parts) + "\n"
 
 
@@ -85,9 +85,25 @@ def _soak() -> Iterator[str]:
         yield "![Memory of each role over the night](../benchmarks/results/soak.svg)\n"
     yield "| wound | times |\n|---|---|"
     yield from (f"| {name} | {times} |" for name, times in night["wounds"].items())
-    yield "\n| process | MiB an hour | 95 % interval | MiB | lives |\n|---|---|---|---|---|"
+    yield from _memory(night)
+
+
+def _calm() -> Iterator[str]:
+    path = RESULTS / "soak_calm.json"
+    if not path.is_file():
+        return
+    night = json.loads(path.read_text())
+    yield "\n## The last calm night\n"
+    yield f"{night['minutes']:.0f} minutes, {night['batches']:,} batches with {night['slides']:,} slides, no wounds."
+    yield from _memory(night)
+
+
+def _memory(night: dict[str, Any]) -> Iterator[str]:
+    hours = 1000 * night["minutes"] / 60 / night["batches"]
+    yield f"\n1,000 batches took {hours:.2f} hours.\n"
+    yield "| process | MiB an hour | 95 % interval | MiB in 1,000 batches | MiB | lives |\n|---|---|---|---|---|---|"
     for role, slope in night["memory"].items():
         if slope:
             interval = f"{slope['low']:+.2f} to {slope['high']:+.2f}"
-            size = f"{slope['mean_mib']:.0f} | {slope['lives']}"
+            size = f"{hours * slope['mib_per_h']:+.2f} | {slope['mean_mib']:.0f} | {slope['lives']}"
             yield f"| {role} | {slope['mib_per_h']:+.2f} | {interval} | {size} |"

@@ -119,7 +119,7 @@ def _dependence(left: NDArray[np.float64]) -> float:
 def slopes(samples: Sequence[Sample], minutes: float) -> Mapping[str, Slope | None]:
     """The slope of each role over all lives of minutes, and of the witnesses alone, which live as long as the soak.
 
-    That of their second half is what goes on for ever: what is remembered of the last batches is full by then.
+    Their second half leaves out what fills at first. What is remembered of the last batches fills for 450 of them.
     """
     warm_up_s, shortest_s = min(60.0, minutes * 6), min(120.0, minutes * 6)
     found: dict[str, Slope | None] = {}

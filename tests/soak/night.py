@@ -44,8 +44,8 @@ class Night:
     round_s: float = ROUND_S
     clients: tuple[int, int] = (3, 6)
     """Fewest and most of a round."""
-    pause_s: tuple[float, float] = (2.0, 10.0)
-    """Shortest and longest between two wounds."""
+    pause_s: tuple[float, float] | None = (2.0, 10.0)
+    """Shortest and longest between two wounds; None in a calm night, in which nothing is wounded."""
     tally: Tally = field(default_factory=Tally)
     samples: list[Sample] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
@@ -90,7 +90,7 @@ class Night:
 
     async def _round(self, clients: tuple[GramserveClient, GramserveClient]) -> None:
         dice = random.Random(f"{self.seed}/{self.rounds}")
-        wounding = asyncio.create_task(self._wound(random.Random(f"{self.seed}/{self.rounds}/wounds")))
+        wounding = asyncio.create_task(self._wound(random.Random(f"{self.seed}/{self.rounds}/wounds"), self.pause_s))
         batches = self.batches = []
         lives: list[asyncio.Task[None]] = []
         for _ in range(dice.randint(*self.clients)):
@@ -110,9 +110,9 @@ class Night:
         await asyncio.gather(wounding, return_exceptions=True)
         await self._check(clients, batches)
 
-    async def _wound(self, dice: random.Random) -> None:
-        while True:
-            await asyncio.sleep(dice.uniform(*self.pause_s))
+    async def _wound(self, dice: random.Random, pause_s: tuple[float, float] | None) -> None:
+        while pause_s is not None:
+            await asyncio.sleep(dice.uniform(*pause_s))
             if name := await inflict(self.stack, dice):
                 self.tally.wounds[name] += 1
 
