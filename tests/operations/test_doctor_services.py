@@ -68,7 +68,7 @@ async def test_ports_that_are_free_or_any_or_none(tmp_path: Path) -> None:
         "GRAMSERVE_GATEWAY_LISTEN": f"[::]:{free}" if socket.has_dualstack_ipv6() else f"0.0.0.0:{free}",
         "GRAMSERVE_WORKER_LISTEN": "127.0.0.1:0",
         "GRAMSERVE_OPTIMIZER_LISTEN": f"unix:{tmp_path}/optimizer.sock",
-        **{f"GRAMSERVE_{name}_METRICS_PORT": "-1" for name in ("GATEWAY", "WORKER", "OPTIMIZER")},
+        **{f"GRAMSERVE_{name}_METRICS_PORT": "-1" for name in ("GATEWAY", "WORKER", "OPTIMIZER", "REPORT")},
     }
     said = await doctor(tmp_path, environment=environment)
     ports = {name: said.found(name) for name in said.checks if name.startswith("port of ")}
