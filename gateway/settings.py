@@ -50,7 +50,7 @@ class GatewaySettings(SharedSettings):
         default=1.0, gt=0, description="How often open batches are looked at and leases are swept, seconds."
     )
     finish_interval_s: float = Field(
-        default=0.25, gt=0, description="How often a batch whose slides have all ended is noticed, seconds."
+        default=0.05, gt=0, description="How often a batch whose slides have all ended is noticed, seconds."
     )
     scan_interval_s: float = Field(
         default=300.0, gt=0, description="How often all unfinished batches are compared with the queue, seconds."
