@@ -37,6 +37,7 @@ from optimizer_svc.settings import OptimizerSettings
 from tests.artifacts import COLOURS, coloured_file, publish_tiny
 from tests.deploy.prometheus import Prometheus, require, scraping
 from tests.doors.callers import Callers
+from tests.doors.test_signatures import Keys
 from tests.e2e.running import Up
 from tests.inference.hooks import FOLDER
 from tests.inference.oip import tile_request, tiles_of
@@ -169,7 +170,8 @@ async def night(folder: Path) -> AsyncIterator[Night]:
     Path(token_file).write_text(callers.add("everybody", Role, ["*"]))
     hooks = folder / "hooks"
     hooks.mkdir()
-    registry = Registry(open_store(str(folder / "up" / "store")))
+    keys = Keys(folder / "keys")
+    registry = Registry(open_store(str(folder / "up" / "store")), signer=keys.signer)
     validated: dict[str, Any] = {"evaluation": {REFERENCE: SHARES}}
     await publish_tiny(registry, **validated)
     version, _ = await publish_tiny(registry, promote=False, sharpness=70.0, **validated)
@@ -183,6 +185,7 @@ async def night(folder: Path) -> AsyncIterator[Night]:
         environment={
             FOLDER: str(hooks),
             "GRAMSERVE_ACCESS_FILE": str(callers.path),
+            "GRAMSERVE_TRUSTED_KEYS_FILE": str(keys.trusted),
             "GRAMSERVE_TEST_CHILD_HOOK": "tests.inference.hooks:obey",
             "GRAMSERVE_WORKER_STOP_GRACE_S": "1",
             "GRAMSERVE_WORKER_RETRY_DELAY_S": "0.2",
