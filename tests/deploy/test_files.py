@@ -51,6 +51,15 @@ def test_our_images_end_as_nobody_in_particular() -> None:
         assert "USER" not in stage
 
 
+def test_each_volume_that_our_containers_write_is_made_in_the_image_for_them() -> None:
+    """One whose folder the image lacks would belong to root."""
+    made = set(re.findall(r"(?<= )/[\w/]+", DOCKERFILE.partition("install -d")[2].partition("\nUSER")[0]))
+    mounts = [volume.split(":") for name in OURS for volume in SERVICES[name]["volumes"]]
+    written = {mount[1] for mount in mounts if mount[0] in COMPOSE["volumes"] and mount[2:] != ["ro"]}
+    assert "/keys/report" in written
+    assert written - made == set()
+
+
 @pytest.mark.parametrize("name", ["redis", "gateway", "worker", "optimizer"])
 def test_every_service_says_whether_it_serves_and_has_a_bound(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
