@@ -62,9 +62,11 @@ class BatchServicer(SlideBatchServiceServicer):
     async def ListSlideBatches(  # noqa: D102, N802
         self, request: service.ListSlideBatchesRequest, context: Any
     ) -> service.ListSlideBatchesResponse:
-        views, token = await self._listing.list_batches(request)
+        views, token, damaged = await self._listing.list_batches(request)
         return service.ListSlideBatchesResponse(
-            slide_batches=[batch_to_message(view) for view in views], next_page_token=token
+            slide_batches=[batch_to_message(view) for view in views],
+            next_page_token=token,
+            unreachable=[name.resource for name in damaged],
         )
 
     async def ListSlides(  # noqa: D102, N802

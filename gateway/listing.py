@@ -12,6 +12,7 @@ from gateway.rounds import READ_TOGETHER, Round, Rounds
 from gateway.views import BatchView, Views
 from gramserve.queue import Queue, Snapshot
 from gramserve.store.batches import BatchStore
+from gramserve.store.codec import RecordCorrupt
 from gramserve.store.records import FinalRecord, OutcomeRecord, SlideState
 from gramserve.v1 import slide_pb2
 from gramserve.v1.slide_batch_service_pb2 import ListSlideBatchesRequest, ListSlidesRequest
@@ -29,8 +30,8 @@ class Listing:
         self._queue = queue
         self._views = views
 
-    async def list_batches(self, request: ListSlideBatchesRequest) -> tuple[list[BatchView], str]:
-        """A page of batches, newest first, and the token of the next page, "" on the last."""
+    async def list_batches(self, request: ListSlideBatchesRequest) -> tuple[list[BatchView], str, list[BatchName]]:
+        """A page of batches, newest first, the token of the next page, "" on the last, and the batches that are damaged."""
         laboratory = parse_laboratory(request.parent)
         size = page_size(request.page_size, _BATCHES)
         wanted = parse_filter(request.filter, BATCH_FIELDS)
@@ -38,19 +39,27 @@ class Listing:
         position = decode_token(scope, request.page_token, float, str)
         after = (position[0], position[1]) if position else None
         found: list[BatchView] = []
+        damaged: set[str] = set()
+        token = ""
         while len(found) < size:
             asked = size - len(found)
-            records = await self._batches.list_batches(laboratory, limit=asked, after=after)
+            records = await self._batches.list_batches(laboratory, limit=asked, after=after, damaged=damaged)
             for record in records:
                 after = (record.create_time, record.batch)
                 if wanted.get("priority", record.priority) != record.priority:
                     continue
-                view = await self._views.view(record)
+                try:
+                    view = await self._views.view(record)
+                except RecordCorrupt:
+                    damaged.add(record.batch)
+                    continue
                 if wanted.get("state", view.state) == view.state:
                     found.append(view)
             if len(records) < asked:
-                return found, ""
-        return found, encode_token(scope, list(after)) if after else ""
+                break
+        else:
+            token = encode_token(scope, list(after)) if after else ""
+        return found, token, [BatchName(laboratory, batch) for batch in sorted(damaged)]
 
     async def list_slides(self, request: ListSlidesRequest) -> tuple[list[slide_pb2.Slide], str]:
         """A page of slides in the order of submission, and the token of the next page, "" on the last."""

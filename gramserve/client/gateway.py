@@ -194,11 +194,21 @@ class GramserveClient(Connection):
             self._batches.GetSlideBatch, batches.GetSlideBatchRequest(name=self.batch_name(batch))
         )
 
-    async def list_batches(self, filter: str = "") -> AsyncIterator[SlideBatch]:  # noqa: A002  the word of the contract
-        """Batches of the laboratory, newest first; `filter` for example "state=RUNNING"."""
+    async def list_batches(
+        self,
+        filter: str = "",  # noqa: A002  the word of the contract
+        *,
+        unreachable: set[str] | None = None,
+    ) -> AsyncIterator[SlideBatch]:
+        """Batches of the laboratory, newest first; `filter` for example "state=RUNNING".
+
+        The names of those whose records are damaged are put into `unreachable`, whatever the filter.
+        """
         request = batches.ListSlideBatchesRequest(parent=self.laboratory, page_size=PAGE_SIZE, filter=filter)
         while True:
             page = await self._patience.call(self._batches.ListSlideBatches, request)
+            if unreachable is not None:
+                unreachable.update(page.unreachable)
             for batch in page.slide_batches:
                 yield batch
             if not page.next_page_token:

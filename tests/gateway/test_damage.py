@@ -18,7 +18,7 @@ from gramserve.store.purge import Purger
 from gramserve.store.retention import DAY_S, RetentionDays
 from gramserve.v1 import slide_batch_pb2 as b
 from gramserve.v1 import slide_batch_service_pb2 as s
-from tests.gateway.stack import STATE, Stack, refused
+from tests.gateway.stack import LAB, STATE, Stack, refused
 from tests.waiting import until
 
 
@@ -132,3 +132,18 @@ async def _ended_batch(stack: Stack, name: str) -> b.SlideBatch:
 
 async def _in_the_queue(stack: Stack, batch: str) -> bool:
     return await stack.queue.snapshot(BatchName("north", batch).key) is not None
+
+
+async def test_a_list_of_batches_leaves_out_those_whose_records_are_damaged_and_names_them(stack: Stack) -> None:
+    whole, torn, halved = [await stack.create(1, batch_id=name) for name in ("whole", "torn", "halved")]
+    await stack.worker.drain()
+    for batch in (whole, torn, halved):
+        await stack.run(batch.name)
+    await stack.stop_gateway()
+    await damage(stack, layout.batch_path("north", "torn"))
+    await damage(stack, layout.final_path("north", "halved", 0))
+    await stack.start()
+    listed = await stack.api.ListSlideBatches(s.ListSlideBatchesRequest(parent=LAB))
+    assert [batch.name for batch in listed.slide_batches] == [whole.name]
+    assert list(listed.unreachable) == [halved.name, torn.name]
+    assert not listed.next_page_token
