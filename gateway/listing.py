@@ -31,7 +31,7 @@ class Listing:
         self._views = views
 
     async def list_batches(self, request: ListSlideBatchesRequest) -> tuple[list[BatchView], str, list[BatchName]]:
-        """A page of batches, newest first, the token of the next page, "" on the last, and the batches that are damaged."""
+        """A page of batches, newest first, the token of the next page, "" on the last, and those that are damaged."""
         laboratory = parse_laboratory(request.parent)
         size = page_size(request.page_size, _BATCHES)
         wanted = parse_filter(request.filter, BATCH_FIELDS)

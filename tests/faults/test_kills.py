@@ -62,7 +62,7 @@ async def test_I1_I2_I6_another_worker_goes_on_after_kill_9(site: Site, fault: F
     await site.gateway()
     workers = [await site.worker(), await site.worker()]
     images = site.pictures(*["ok"] * 8)
-    site.points.at(point, "kill", nth=2)
+    site.points.at(point, "kill")
     name = await site.create(images)
     _, status = await first_to_end(*workers)
     assert status == -9
@@ -103,7 +103,7 @@ async def test_I14_SIGTERM_of_a_worker_loses_and_charges_nothing(site: Site, fau
     fault(f"worker, SIGTERM: {WHEN[point]}", invariants="I6 I14")
     await site.gateway()
     workers = [await site.worker(), await site.worker()]
-    site.points.at(point, "term", nth=2)
+    site.points.at(point, "term")
     name = await site.create(site.pictures(*["ok"] * 8))
     _, status = await first_to_end(*workers)
     fault.inject()
