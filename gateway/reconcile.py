@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from gateway.aside import Aside
 from gateway.names import BatchName
 from gateway.tend import Care, Tender
-from gramserve.errors import GramserveError, Reason
 from gramserve.queue import ContactWatch, Queue
 from gramserve.store.batches import BatchStore
 
@@ -59,20 +59,13 @@ class Reconciler:
         if self._contact.restarts != self._restarts:  # what Redis wrote last before it went may be gone
             self._restarts = self._contact.restarts
             self._open = {name: replace(self._anew(name), audit=True) for name in self._open}
-        failure: Exception | None = None
+        failures = Aside()
         for name, care in list(self._open.items()):
-            try:
-                tended = await self._tender.tend(name, care)
-            except Exception as error:
-                if isinstance(error, GramserveError) and error.reason is Reason.QUEUE_UNAVAILABLE:
-                    raise
-                failure = failure or error  # of this batch alone, such as a damaged record
-                continue
-            # Unless somebody called look_after meanwhile.
-            if not tended and self._open.get(name) is care:
-                del self._open[name]
-        if failure is not None:
-            raise failure
+            with failures.put():
+                # Unless somebody called look_after meanwhile.
+                if not await self._tender.tend(name, care) and self._open.get(name) is care:
+                    del self._open[name]
+        failures.tell()
 
     async def _find(self) -> None:
         """Looks after what others accepted when it is met again: by then they have queued it, unless they died."""

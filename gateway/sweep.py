@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gateway.aside import Aside
 from gateway.names import BatchName
 from gateway.rounds import Rounds
-from gramserve.errors import GramserveError, Reason, Unavailable
+from gramserve.errors import Reason, Unavailable
 from gramserve.metrics import Metrics
 from gramserve.queue import ContactWatch, Lease, Queue
 from gramserve.store.batches import BatchStore
@@ -52,16 +53,11 @@ class Sweeper:
             raise
         if reclaimed.requeued:
             self._metrics.count("reconcile_repairs", reclaimed.requeued, cause="lease")
-        failure: GramserveError | None = None
+        failures = Aside()
         for lease in reclaimed.condemned:
-            try:
+            with failures.put():  # the next sweep condemns it again; the others end now
                 await self._quarantine(lease)
-            except GramserveError as error:
-                if error.reason is Reason.QUEUE_UNAVAILABLE:
-                    raise
-                failure = failure or error  # the next sweep condemns it again; the others end now
-        if failure is not None:
-            raise failure
+        failures.tell()
 
     async def _quarantine(self, lease: Lease) -> None:
         name = BatchName.from_key(lease.batch)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +15,7 @@ from safetensors.torch import save
 from torch import nn
 
 from gramserve.errors import InvalidInput, Reason
+from gramserve.output_file import check_place, part_of
 from gramserve.store.manifest import Label
 from optimizer_svc.architecture import InputSpec, build_model, check_architecture, classifier_names, default_input
 from optimizer_svc.checkpoint import load_checkpoint, load_state
@@ -89,7 +88,8 @@ def finetune(
     """
     started = clock()
     check_architecture(architecture)
-    _check_output(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    check_place(output)  # better said now than after the training
     labels = labels or labels_of(data)
     spec = _input_spec(architecture, weights, input_px)
     splits = read_splits(data, labels, seed=seed)
@@ -220,20 +220,6 @@ def _best(history: tuple[FinetuneProgress, ...]) -> int:
     return max(last, key=lambda p: (p.val_accuracy, -p.val_loss)).epoch if last else 0
 
 
-def _check_output(output: Path) -> None:
-    """Raises OSError where `output` cannot become a file: better now than after the training."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if output.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(output))
-    part = _part(output)
-    part.touch()
-    part.unlink()
-
-
-def _part(output: Path) -> Path:
-    return output.with_name(f".{output.name}.part")
-
-
 def _write(
     model: nn.Module, architecture: str, spec: InputSpec, labels: tuple[Label, ...], result: FinetuneResult
 ) -> None:
@@ -246,7 +232,7 @@ def _write(
         "timm": timm.__version__,
     }
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    part = _part(result.output)  # an earlier checkpoint of that name stays until this one is whole
+    part = part_of(result.output)  # an earlier checkpoint of that name stays until this one is whole
     part.write_bytes(save(state, metadata={METADATA_KEY: json.dumps(metadata)}))
     part.replace(result.output)
     history = {

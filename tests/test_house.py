@@ -15,7 +15,7 @@ import pytest
 from tests.sources import PACKAGES, ROOT, Module, modules, python_files, tracked
 from tests.waiting import HANGS_S
 
-_FOUNDATION = ("errors", "calls", "settings", "log", "metrics", "access", "tls", "tracing")
+_FOUNDATION = ("errors", "calls", "settings", "log", "metrics", "output_file", "access", "tls", "tracing")
 FOUNDATION = {f"gramserve.{name}" for name in _FOUNDATION}
 STUBS = {"gramserve.v1", "gramserve.oip"}
 SHARED = {f"gramserve.{name}" for name in ("queue", "store", "images", "runtime", "rpc", "sandbox")}

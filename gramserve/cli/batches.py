@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gramserve.cli import connection
-from gramserve.cli.calls import check_place
+from gramserve.cli.calls import check_output
 from gramserve.cli.connection import Gateway, Laboratory
 from gramserve.cli.following import counts_text, follow, show_results
 from gramserve.cli.speech import SLIDES_FAILED, console, plain_errors, run
@@ -34,7 +34,7 @@ def results(
 ) -> None:
     """Show the calls of a batch, as far as there are any."""
     with plain_errors():
-        check_place(output)
+        check_output(output)
     run(_results(gateway, laboratory, batch, output), unreachable=connection.no_gateway(gateway))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gramserve.cli.speech import word
+from gramserve.output_file import check_place, part_of
 from gramserve.rpc.status import from_status
 from gramserve.v1.slide_pb2 import Call, Finding, Slide
 
@@ -123,23 +122,15 @@ def json_line(slide: Slide) -> str:
     return MessageToJson(slide, indent=None) + "\n"
 
 
-def check_place(path: Path | None) -> None:
+def check_output(path: Path | None) -> None:
     """Raises OSError where `write_atomically` could not write `path`: said before slides run, not afterwards."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    _partial(path).touch()
-    _partial(path).unlink()
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
+    if path is not None:
+        check_place(path)
 
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
     """Write all lines or leave what was there."""
-    partial = _partial(path)
+    partial = part_of(path)
     with partial.open("w", encoding="utf-8") as file:
         file.writelines(lines)
     partial.replace(path)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gramserve.cli import connection
-from gramserve.cli.calls import check_place, json_line, show_calls, write_atomically
+from gramserve.cli.calls import check_output, json_line, show_calls, write_atomically
 from gramserve.cli.connection import Gateway, Laboratory
 from gramserve.cli.following import progress_bar
 from gramserve.cli.slides import LocalSlide, Model, SlidePaths, SpecimenType, find_slides
@@ -38,7 +38,7 @@ def classify(
     """
     with plain_errors():
         slides = find_slides(paths)
-        check_place(output)
+        check_output(output)
     run(
         _classify(gateway, laboratory, slides, model_name(model), timeout, specimen_type, output),
         unreachable=connection.no_gateway(gateway),

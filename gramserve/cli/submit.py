@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gramserve.cli import connection
-from gramserve.cli.calls import check_place
+from gramserve.cli.calls import check_output
 from gramserve.cli.connection import Gateway, Laboratory
 from gramserve.cli.due import parse_due
 from gramserve.cli.following import follow, progress_bar, show_results
@@ -39,7 +39,7 @@ def submit(
     """Upload slides and create a batch of them. Exit code 1: some slides have no call; 2: nothing was submitted."""
     with plain_errors():
         slides = find_slides(paths)
-        check_place(output)
+        check_output(output)
         deliver_by = parse_due(due, datetime.now().astimezone()) if due else None
     run(
         _submit(

@@ -13,6 +13,7 @@ from gramserve.night.page import render
 from gramserve.night.pictures import Pictures
 from gramserve.night.survey import survey
 from gramserve.night.window import Night
+from gramserve.output_file import part_of
 from gramserve.store.audit import AuditLog
 from gramserve.store.audit_record import Action
 from gramserve.store.format import require_store
@@ -55,7 +56,7 @@ async def _pictures(
 
 def _write(output: Path, data: bytes) -> None:
     """All of it or nothing, for its owner alone."""
-    partial = output.with_name(f".{output.name}.part")
+    partial = part_of(output)
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(data)

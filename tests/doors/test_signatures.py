@@ -260,14 +260,6 @@ async def test_the_gateway_promotes_nothing_that_is_unsigned(keys: Keys, tmp_pat
             await stack.stop()
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> Any:
-    async with redis_server(tmp_path / "redis") as redis:
-        made = Bench(tmp_path, redis.url)
-        yield made
-        await made.close()
-
-
 async def test_I13_a_worker_serves_what_is_signed_and_goes_on_when_something_unsigned_is_promoted(
     bench: Bench, keys: Keys
 ) -> None:

@@ -114,14 +114,6 @@ async def test_the_gateway_promotes_what_a_key_signed_that_came_after_its_start(
             await stack.stop()
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> Any:
-    async with redis_server(tmp_path / "redis") as redis:
-        made = Bench(tmp_path, redis.url)
-        yield made
-        await made.close()
-
-
 async def test_I13_a_worker_rotates_keys_while_it_serves(
     bench: Bench, old: Keys, new: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -227,15 +227,20 @@ async def test_a_retry_leaves_the_other_slides_of_an_earlier_night_as_they_ended
     assert (+of_facts.states, of_facts.open, of_facts.review) == (+row.states, row.open, row.review)
 
 
+async def two_called(store: NightStore, name: str) -> None:
+    """A batch of the night with a call for each of its two slides."""
+    batch = await store.batch(name, 2)
+    await store.succeeded(batch, 0)
+    await store.succeeded(batch, 1)
+    await store.end(batch, "SS", EVENING + HOUR)
+
+
 @pytest.mark.parametrize("path", ["final/0.json", "results/0/000001.json"])
 async def test_a_damaged_record_of_one_batch_is_told_and_leaves_the_others_their_report(
     store: NightStore, path: str
 ) -> None:
     for name in ("b-whole", "b-damaged"):
-        batch = await store.batch(name, 2)
-        await store.succeeded(batch, 0)
-        await store.succeeded(batch, 1)
-        await store.end(batch, "SS", EVENING + HOUR)
+        await two_called(store, name)
     await store.objects.put(f"batches/north/b-damaged/{path}", b"{")
     found = await facts(store)
     assert (found.accepted, found.states[S], found.open, found.adds_up) == (4, 2, 2, False)
@@ -260,10 +265,7 @@ async def test_a_batch_whose_night_cannot_be_read_is_counted_apart_and_told_in_e
     store: NightStore, path: str
 ) -> None:
     for name in ("b-whole", "b-lost"):
-        batch = await store.batch(name, 2)
-        await store.succeeded(batch, 0)
-        await store.succeeded(batch, 1)
-        await store.end(batch, "SS", EVENING + HOUR)
+        await two_called(store, name)
     await store.objects.delete_folder("batches/north/b-lost")
     await store.objects.put(path, b"{")
     for night, accepted in ((NIGHT, 2), (NIGHT.before(1), 0)):

@@ -90,7 +90,7 @@ class Night:
 
     async def _round(self, clients: tuple[GramserveClient, GramserveClient]) -> None:
         dice = random.Random(f"{self.seed}/{self.rounds}")
-        wounding = asyncio.create_task(self._wound(random.Random(f"{self.seed}/{self.rounds}/wounds"), self.pause_s))
+        wounding = asyncio.create_task(self._wound(random.Random(f"{self.seed}/{self.rounds}/wounds")))
         batches = self.batches = []
         lives: list[asyncio.Task[None]] = []
         for _ in range(dice.randint(*self.clients)):
@@ -110,9 +110,9 @@ class Night:
         await asyncio.gather(wounding, return_exceptions=True)
         await self._check(clients, batches)
 
-    async def _wound(self, dice: random.Random, pause_s: tuple[float, float] | None) -> None:
-        while pause_s is not None:
-            await asyncio.sleep(dice.uniform(*pause_s))
+    async def _wound(self, dice: random.Random) -> None:
+        while self.pause_s is not None:
+            await asyncio.sleep(dice.uniform(*self.pause_s))
             if name := await inflict(self.stack, dice):
                 self.tally.wounds[name] += 1
 
